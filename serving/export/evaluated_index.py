@@ -10,12 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import (
-    errors,
-    manifest,
-    releases,
-    requests,
-)
+from serving import errors, manifest, releases, requests
 from serving.export import release_export
 from serving.index import AdIndex, IndexConfig, build_index, try_kind
 from tfrec import evaluation
@@ -33,19 +28,19 @@ def opener(
 
     Args:
         base: Base directory of the bundles; its latest index is used if it is from this training.
-            None: an index is built.
+            None: builds an index.
         data_set: The converted log.
         models: The trained stages.
         config: Configuration of an index that is built.
-        filters: Filters to measure, as in a request; None: no filters.
+        filters: Filters to measure, as in a request, or None.
 
     Raises:
-        InvalidRequestError: When called: the filters are invalid.
+        InvalidRequestError: The filters are invalid; raised by the returned function.
         ValueError: A custom kind of index fails, or cannot be served.
     """
-    # The index is built late in an evaluation, which takes minutes.
     found = _published(base, data_set, models)
     if found is None and config.has_own_kind:
+        # Tried now, because the index is built minutes later.
         queries = release_export.query_embeddings(data_set, models.two_tower, "validation")
         try_kind(config, len(data_set.catalog()), queries.shape[1])
 
@@ -83,7 +78,7 @@ def _published(
             return None
         index = AdIndex.open(base / "ad_index" / str(version), release.index, num_threads=2)
     except errors.BundleError:
-        # A release that cannot be read cannot be served.
+        # A release that cannot be read is not served.
         return None
     return index, f"{index.searcher.kind} of release {version}"
 
@@ -96,7 +91,7 @@ def _built(
 ) -> tuple[AdIndex, str]:
     """Builds an index as in an export, tuned with validation requests.
 
-    One for Milvus is built in process: its collection would belong to no release.
+    An index for Milvus is built in process, because its collection would belong to no release.
     """
     kind = "HNSW" if config.kind == "DISKANN" else config.kind
     config = dataclasses.replace(config, backend="faiss", milvus_uri=None, kind=kind)

@@ -4,7 +4,7 @@ It compares validation metrics from the manifests of both releases: for the rank
 heads (`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all
 ads that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused:
 a weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
-head that is weak in the released ranker is not compared, either.
+head that is weak in the released ranker is not compared either.
 
 ADR 15, ADR 35 and ADR 39 give the reasons for the limits.
 """
@@ -17,11 +17,11 @@ from typing import Any
 from serving import errors
 from tfrec import ranking, retrieval
 
-# Share of the released ranker's information, 1 − normalized entropy, that may be lost: the
-# difference between runs of one configuration.
+# Share of the released ranker's information, 1 − normalized entropy, that may be lost: as much as
+# runs of one configuration differ.
 SAME_ROWS_TOLERANCE = 0.1
 OTHER_ROWS_TOLERANCE = 0.2
-# Share of the utility that retrieval may lose against the release.
+# Decrease of the utility share that is allowed.
 UTILITY_SHARE_TOLERANCE = 0.02
 # Below it a release is published with a note.
 LOW_UTILITY_SHARE = 0.95
@@ -30,15 +30,15 @@ UtilityShares = Mapping[str, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """The metrics of the release.
+    """The metrics of the release to replace.
 
     Attributes:
         version: Release version.
-        figures: Metrics of each head; empty if they are unknown or there is no ranker.
+        figures: Metrics of each head; empty if unknown, or if there is no ranker.
         differences: Head -> difference in normalized entropy, candidate minus release, on the
             same rows, and its standard error; None if the metrics are from other rows.
         utility_shares: Weighting -> `share` of the utility in the candidates, and its standard
-            `error`; empty: they are not known.
+            `error`; empty if unknown.
     """
 
     version: int
@@ -52,7 +52,7 @@ class Verdict:
     """The gate's verdict.
 
     Attributes:
-        refusals: One sentence per reason to refuse; empty: the release may be published.
+        refusals: One clause per reason to refuse; empty if the release may be published.
         notes: Parts that could not be evaluated, and how the ranker was compared.
     """
 
@@ -87,7 +87,8 @@ def judge(
     """
     shares = shares or {}
     notes = tuple(
-        f"retrieval: {_found(name, estimate['share'])}; train with more epochs, or use a longer log"
+        f"retrieval: {_share_text(name, estimate['share'])}; train with more epochs, or use a "
+        "longer log"
         for name, estimate in shares.items()
         if estimate["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
     )
@@ -96,7 +97,7 @@ def judge(
     verdict_on_heads = _judge_heads(candidate, released)
     if released.utility_shares and not shares:
         notes = (*notes, "retrieval is not compared: it was trained on clicks alone")
-    refusals = (*verdict_on_heads.refusals, *_lost_utility(shares, released))
+    refusals = (*verdict_on_heads.refusals, *_utility_refusals(shares, released))
     return Verdict(refusals, (*verdict_on_heads.notes, *notes))
 
 
@@ -108,10 +109,10 @@ def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
     )
 
 
-def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
+def _utility_refusals(shares: UtilityShares, released: Released) -> list[str]:
     refusals = []
-    # The head of a removed weighting is evaluated separately.
     for name, before in released.utility_shares.items():
+        # `_judge_heads` refuses a release that lacks a head.
         if name not in shares or _is_weak(name, released.figures):
             continue
         estimate = shares[name]
@@ -119,13 +120,13 @@ def _lost_utility(shares: UtilityShares, released: Released) -> list[str]:
         limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
         if estimate["share"] < limit:
             refusals.append(
-                f"retrieval: {_found(name, estimate['share'])}; they had {before['share']:.3f} in "
-                f"release {released.version} (limit {limit:.3f})"
+                f"retrieval: {_share_text(name, estimate['share'])}; they had "
+                f"{before['share']:.3f} in release {released.version} (limit {limit:.3f})"
             )
     return refusals
 
 
-def _found(name: str, share: float) -> str:
+def _share_text(name: str, share: float) -> str:
     utility = "utility" if name == retrieval.UTILITY else f"utility by {name} alone"
     return f"the candidates have {share:.3f} of the {utility} that the ranker finds in all ads"
 
@@ -151,36 +152,38 @@ def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:
                 f"the {head} column of the log"
             )
         elif isinstance(metrics, ranking.HeadFigures):
-            refusals += _against_the_release(head, metrics, before, released)
-            refusals += _calibration(head, metrics, before)
+            refusals += _entropy_refusals(head, metrics, before, released)
+            refusals += _calibration_refusals(head, metrics, before)
         else:
             rows = f"{metrics.positives:,} of {metrics.labeled:,} validation rows are positive"
             notes.append(f"{head} is not compared: {rows}")
     return Verdict(tuple(refusals), tuple(notes))
 
 
-def _against_the_release(
+def _entropy_refusals(
     head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures, released: Released
 ) -> list[str]:
     if released.differences is not None and head in released.differences:
-        (above, error), tolerance = released.differences[head], SAME_ROWS_TOLERANCE
+        (rise, error), tolerance = released.differences[head], SAME_ROWS_TOLERANCE
         where = "on the same rows"
     else:
-        above = metrics.normalized_entropy - before.normalized_entropy
+        rise = metrics.normalized_entropy - before.normalized_entropy
         error = math.hypot(metrics.normalized_entropy_error, before.normalized_entropy_error)
         tolerance, where = OTHER_ROWS_TOLERANCE, "on its own rows, which may be harder to predict"
     information = max(0.0, 1 - before.normalized_entropy)
     limit = tolerance * information + ranking.NUM_ERRORS * error
-    if above <= limit:
+    if rise <= limit:
         return []
     return [
-        f"{head}: the normalized entropy rose from {metrics.normalized_entropy - above:.4f} of "
-        f"release {released.version} to {metrics.normalized_entropy:.4f} {where}, by {above:.4f} "
+        f"{head}: the normalized entropy rose from {metrics.normalized_entropy - rise:.4f} of "
+        f"release {released.version} to {metrics.normalized_entropy:.4f} {where}, by {rise:.4f} "
         f"(limit {limit:.4f})"
     ]
 
 
-def _calibration(head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures) -> list[str]:
+def _calibration_refusals(
+    head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures
+) -> list[str]:
     refusals = []
     allowed = max(
         metrics.max_off, before.off + ranking.NUM_ERRORS * metrics.calibration_ratio_error

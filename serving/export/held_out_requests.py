@@ -1,8 +1,7 @@
 """Held-out requests and the trained ranker's scores of their shown ads.
 
-The requests, and the ads of the catalog, are encoded by the converter and scored by the trained
-ranker and its calibrators. A server's answers for the same raw fields are compared with these
-scores.
+The converter encoded the requests and the ads; the trained ranker and its calibrators score them.
+A server's answers for the same raw fields are compared with these scores.
 
 Shapes: C shown ads of a request.
 """
@@ -40,7 +39,7 @@ class LoggedRequest:
 def logged_requests(
     workdir: pathlib.Path, num_requests: int
 ) -> tuple[str, Iterator[LoggedRequest]]:
-    """Returns the training of a work directory, and its first held-out requests, scored.
+    """Returns the training id of a work directory, and its first held-out requests, scored.
 
     Args:
         workdir: Work directory with the data set and both trained stages.
@@ -74,19 +73,19 @@ def _scored(
         encoder, features = encoding.Encoder(data_set.fitted, rates), features.copy()
         released = encoder.encode_table(catalog.released_fields)
         features[:, [columns[field].start for field in rates]] = released
-    samples_left = iter(samples)
+    remaining = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
-        # As a server does: with the features of the release, and for the first position.
+        # As in serving: with the released features, and for the first position.
         logits = ranker.score(batch["query"], features[batch["ad_row"].numpy()])
         calibrated = calibrators.apply(logits)
         served = ranking.undo_down_sampling(calibrated, data_set.schema.negative_keep_rate)
         scores = {name: values.numpy() for name, values in served.items()}
         for number, mask in enumerate(batch["mask"].numpy()):
-            fields = next(samples_left, None)
+            fields = next(remaining, None)
             if fields is None:
                 return
             rows = batch["ad_row"].numpy()[number][mask]
-            # Ads that a request shows twice are returned once.
+            # An ad that a request shows twice is returned once.
             rows, first = np.unique(rows, return_index=True)
             yield LoggedRequest(
                 fields,

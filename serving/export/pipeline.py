@@ -1,6 +1,6 @@
 """The steps from a log to a release bundle, each done once.
 
-    WORKDIR/synthetic/   the synthetic log, where one is used
+    WORKDIR/synthetic/   the synthetic log, if one is used
     WORKDIR/data/        the converted data set
     WORKDIR/data_card.html   its contents and problems
     WORKDIR/ranker/      the ranker
@@ -12,7 +12,7 @@ The data set can also be in another directory, see `Pipeline.use`.
 
 A step records its inputs in WORKDIR/steps/NAME.json. In the next run, a finished step with the same
 inputs is skipped, a killed step resumes from its checkpoints, and a step with other inputs starts
-again. One process at a time runs steps in a work directory.
+over. One process at a time runs steps in a work directory.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ class Pipeline:
         }
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
             self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
-        data_set = self._whole_data_set()
+        data_set = self._intact_data_set()
         if data_set is not None:
             self._forget_unless_converted(data_set)
 
@@ -206,10 +206,10 @@ class Pipeline:
             **dataclasses.asdict(config),
             "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
         }
-        teacher_input = None if teacher is None else self._trained_as("ranker")
+        teacher_input = None if teacher is None else self._training_checksum("ranker")
         inputs = {**click_inputs, "teacher": teacher_input}
         before = self._last_inputs("retrieval")
-        # Models that a ranker teaches have fewer epochs of clicks, too few without it.
+        # With a teacher, towers learn clicks for fewer epochs, too few to go on without it.
         is_enough = teacher is not None or before.get("teacher") is None
         same_clicks = is_enough and {**before, "teacher": None} == {**click_inputs, "teacher": None}
         is_chief = training.is_chief(self.strategy)
@@ -250,11 +250,11 @@ class Pipeline:
         Args:
             data_set: The converted log.
             config: Resamples and segments; None: the last evaluation's, or the defaults.
-            index_config: Configuration of an index if none like it is published.
-            filters: Filters to measure, as in a request.
+            index_config: Configuration of the index, which is built unless it is published.
+            filters: Filters to measure, as in a request, or None.
 
         Raises:
-            ValueError: An option is not as expected; or the stages cannot be loaded.
+            ValueError: An option is invalid, or the stages cannot be loaded.
         """
         config = config or self._last_config("evaluation", "config", EvaluationConfig)
         use_published = self._is_published(data_set, index_config)
@@ -352,7 +352,7 @@ class Pipeline:
 
         # Earlier releases stay, since a version is never used twice.
         self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
-        # Releases of other work directories may have been published here since.
+        # Releases from other work directories may have been published here since.
         version, stable = self._note("bundle")["version"], releases.stable(base)
         stays = "" if version == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {version} in {base}{stays}")
@@ -374,7 +374,7 @@ class Pipeline:
         model, calibrators, judged = self._ranker(data_set)
         self._check_data("ranker", data_set)
         teacher = self._last_inputs("retrieval").get("teacher")
-        if teacher not in (None, self._trained_as("ranker")):
+        if teacher not in (None, self._training_checksum("ranker")):
             self._print(
                 _wrapped(
                     "the two-tower model was distilled from another ranker: run tfrec "
@@ -466,9 +466,9 @@ class Pipeline:
         self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
 
     def _is_published(self, data_set: reader.DataSet, config: IndexConfig | None) -> bool:
-        """Returns whether the last export built an index like this of these ads.
+        """Returns whether the last export indexed these ads with a configuration.
 
-        Without a configuration: an index like it would build now.
+        Without a configuration, returns whether the last export would build the same index again.
         """
         last = self._last_inputs("bundle")
         if last.get("data") not in (None, data_set.checksum):
@@ -481,11 +481,11 @@ class Pipeline:
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
         used = ("retrieval", *(["ranker"] if ranking.without_ranker(data_set) is None else []))
-        stages = {step: self._trained_as(step) for step in used}
+        stages = {step: self._training_checksum(step) for step in used}
         return {"data": data_set.checksum, **stages}
 
-    def _trained_as(self, step: str) -> str | None:
-        """Returns a checksum of the description that a training writes last, or None before it."""
+    def _training_checksum(self, step: str) -> str | None:
+        """Returns a checksum of the file that a training writes last, or None before that."""
         path = self.path(step) / PRODUCTS[step]
         return files.sha256(path)[:16] if path.is_file() else None
 
@@ -494,8 +494,8 @@ class Pipeline:
         if self._note("data").get("checksum") != data_set.checksum:
             self._note_path("data").unlink(missing_ok=True)
 
-    def _whole_data_set(self) -> reader.DataSet | None:
-        """Returns the data set or None; removes one with a missing or altered file."""
+    def _intact_data_set(self) -> reader.DataSet | None:
+        """Returns the data set, or None; removes a data set with a missing or altered file."""
         directory = self.path("data")
         if not any(directory.glob(PRODUCTS["data"])):
             return None
@@ -523,11 +523,11 @@ class Pipeline:
             ) from error
 
     def _last_inputs(self, step: str) -> dict[str, Any]:
-        """Returns the inputs of the last run of a step; none before the first."""
+        """Returns the inputs of the last run of a step; empty before the first."""
         return self._note(step).get("inputs", {})
 
     def _last_config(self, step: str, name: str, kind: type[_Config]) -> _Config:
-        """Returns a configuration of the last run of a step; the defaults before the first.
+        """Returns a configuration of the last run of a step; defaults before the first.
 
         Raises:
             ValueError: Another version of tfrec ran the step, or the source of a custom kind of
@@ -559,7 +559,12 @@ class Pipeline:
     ) -> bool:
         """Runs a step unless it is finished with the same inputs; returns whether it ran.
 
-        `work` may return further values of the note.
+        Args:
+            step: Name of the step.
+            title: Description of the step, to print.
+            inputs: Everything that the output depends on.
+            work: Runs the step; may return further values for the note.
+            keep: Whether to keep earlier output if the inputs have changed.
         """
         inputs = json.loads(json.dumps(inputs, default=str))
         note = self._note(step)
@@ -595,17 +600,17 @@ class Pipeline:
         if training.is_chief(self.strategy):
             note = self._note(step)
 
-            def announced() -> None:
+            def start() -> None:
                 if note.get("finished") and not keep:
-                    self._print(_wrapped(_replaced(note["inputs"], inputs)))
+                    self._print(_wrapped(_replacement_line(note["inputs"], inputs)))
                 training.chief_value(self.strategy, True)
                 work()
 
-            if not self._once(step, title, inputs, announced, keep):
+            if not self._once(step, title, inputs, start, keep):
                 training.chief_value(self.strategy, False)
         elif training.chief_value(self.strategy, None):
             work()
-        # The others continue once the chief has written its files.
+        # The other workers continue once the chief has written its files.
         training.gathered(self.strategy, "done")
 
     def _print(self, line: str) -> None:
@@ -617,8 +622,8 @@ def _number(step: str) -> str:
     return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
 
 
-def _replaced(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
-    """Returns a line on the training that this one replaces."""
+def _replacement_line(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """Returns a line on how a training differs from the one that it replaces."""
     differences = [
         _CHECKSUMS.get(name, f"{name} {before.get(name)}")
         for name, value in inputs.items()

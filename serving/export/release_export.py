@@ -1,6 +1,6 @@
 """Exports a trained two-tower model and ranker as one release bundle.
 
-`tfrec.exported` has the SavedModels.
+`tfrec.exported` defines the SavedModels.
 
 Shapes: Q requests, D embedding size.
 """
@@ -44,13 +44,13 @@ def export_release(
         base: Base directory of the bundles.
         data_set: The data set that both models were trained on.
         two_tower: The trained retrieval model.
-        model: The trained ranker; None: no ranker.
+        model: The trained ranker, or None.
         calibrators: The ranker's calibrators.
         index_config: Configuration of the index.
         metrics: Metrics of the models, for the manifest.
         candidate_parts: Number of parts of a request's candidates that the ranker can score in
             parallel.
-        judged: Weights and weaknesses of the heads; None: all have weight 1 and none is weak.
+        judged: Weights and weaknesses of the heads. None: all have weight 1, and none is weak.
         work_directory: See `releases.ReleaseInputs`.
 
     Returns:
@@ -128,7 +128,7 @@ def query_embeddings(
 
 
 def display(catalog: reader.Catalog) -> pa.Table:
-    """Returns the table of ad ids, raw fields and values to show of the index."""
+    """Returns the ads for the index: ids, raw fields and values to show."""
     table, fields = catalog.table, catalog.released_fields
     columns = {name: table[name] for name in (AD_ID, SHOWN) if name in table.column_names}
     return pa.table({**columns, **{name: fields[name] for name in fields.column_names}})

@@ -77,7 +77,7 @@ def _decide(
 
 
 def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Reads `gate.Released.utility_shares`, without default weights that have changed."""
+    """Reads `gate.Released.utility_shares`, except for default weights that have changed."""
     trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
     taught = trained.get("distillation", {"utility_share": {}, "weights": {}})
     shares = dict(taught["utility_share"])
@@ -134,7 +134,7 @@ def _released(
     try:
         release = manifest.read(base, version)
     except errors.BundleError:
-        # A release that cannot be read cannot be served, so nothing is compared with it.
+        # A release that cannot be read is not served, so nothing is compared with it.
         return gate.Released(version, {})
     known = _measured(release)
     if models.ranker is not None and release.dataset_fingerprint == data_set.fingerprint:
@@ -177,15 +177,15 @@ def _differences(
     """Returns `gate.Released.differences` on the validation rows.
 
     A release has only calibrated logits, and its calibrators were usually fitted on these rows. So
-    the logits of both rankers are calibrated as they are served, and then again without the row.
+    both rankers are calibrated as served, and then again with cross-fitting.
 
     Args:
         predictions: The candidate's predictions.
         calibrators: The candidate's calibrators.
-        logits: The `_logits_of_release`.
+        logits: Logits from `_logits_of_release`.
         data_set: The data set.
     """
-    owner = np.repeat(ranking.owner_of_requests(data_set, "validation"), predictions.list_lengths)
+    owners = np.repeat(ranking.owner_of_requests(data_set, "validation"), predictions.list_lengths)
     served = calibration.calibrated_logits(predictions.logits, calibrators)
     candidate = {head: np.asarray(values) for head, values in served.items()}
     release = {head: values for head, values in logits.items() if head in predictions.labels}
@@ -193,4 +193,4 @@ def _differences(
         ranking.cross_fitted_predictions(dataclasses.replace(predictions, logits=ranker))
         for ranker in (candidate, release)
     )
-    return ranking.differences(first, second, predictions.labels, owner)
+    return ranking.differences(first, second, predictions.labels, owners)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tfrecords import files
 
-# The directories that this thread has locked: its steps may lock them again.
+# The directories that this thread has locked, and may lock again.
 _held = threading.local()
 
 
@@ -15,7 +15,7 @@ _held = threading.local()
 def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Locks a work directory for the steps in the block.
 
-    The system releases the lock of a process that ends, however it ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Args:
         workdir: The directory, which is created if needed.

@@ -2,8 +2,8 @@
 
 A rate is computed from a log (`conversion.event_rates`), so an update of an ad does not include it.
 Changed and added ads get the released rates of their values: a new ad gets the rate of its
-category. Rates themselves can be updated, too: the latest rate of a value then applies to
-all ads that have the value.
+category. Rates can be updated, too: the latest rate of a value applies to all ads that have the
+value.
 
 Shapes: B ads, V values of a field, F columns of ad features.
 """
@@ -27,7 +27,7 @@ from tfrecords.schema import AD
 Embed = Callable[[pa.Table], tuple[np.ndarray, np.ndarray]]
 """Maps raw ads [B] to embeddings [B, D] and features [B, F]; see `releases.AdTower`."""
 
-# Values of the release and rates that are encoded to find their columns.
+# Number of values, and the rates, that are encoded to find their columns in the ad features.
 _NUM_PROBED = 100
 _PROBED_RATES = (0.0, 0.5, 1.0)
 
@@ -66,9 +66,9 @@ class RateUpdate:
         ids, rates = self._sorted[:, 0], self._sorted[:, 1]
         if not len(ids):
             return
-        places = np.minimum(np.searchsorted(ids, features[..., value_column]), len(ids) - 1)
-        is_set = ids[places] == features[..., value_column]
-        features[..., rate_column] = np.where(is_set, rates[places], features[..., rate_column])
+        indices = np.minimum(np.searchsorted(ids, features[..., value_column]), len(ids) - 1)
+        is_set = ids[indices] == features[..., value_column]
+        features[..., rate_column] = np.where(is_set, rates[indices], features[..., rate_column])
 
     @functools.cached_property
     def _sorted(self) -> np.ndarray:
@@ -77,7 +77,7 @@ class RateUpdate:
 
 
 class AdRates:
-    """The rates of a release, which are read when the first ad needs them.
+    """The rates of a release, read on first use.
 
     Args:
         fields: The rates of the release's schema, as JSON values.
@@ -111,13 +111,13 @@ class AdRates:
             embed: The ad tower.
 
         Returns:
-            The rates of the values that have their own id in the models: values that share an id,
-            because they are rare, or have that of a missing value are left out.
+            The rates of values that have an id of their own. Rare values, which share an id, and
+            values with the id of a missing value are left out.
 
         Raises:
             InvalidAdError: The release has no such rate, or it is a rate of single ads; or a value
                 is not a string, or a number is not a rate; or the ad tower does not put the field
-                and the rate into a column of the ad features each.
+                and the rate into one column each of the ad features.
         """
         known = {field["name"]: field["of"] for field in self._fields}
         ages = {field["name"] for field in self._fields if "impression" in field["event"]}
@@ -165,15 +165,15 @@ class AdRates:
             )
         other_ids = self._ids_of_others(of, value_column, set(numbers))
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        alone = (counts[inverse] == 1) & ~np.isin(values, other_ids) & (values != missing)
-        pairs = np.stack([values, rates], axis=1)[alone]
-        kept = dict(itertools.compress(numbers.items(), alone))
+        is_unique = (counts[inverse] == 1) & ~np.isin(values, other_ids) & (values != missing)
+        pairs = np.stack([values, rates], axis=1)[is_unique]
+        kept = dict(itertools.compress(numbers.items(), is_unique))
         return RateUpdate(name, of, (value_column, column), kept, pairs)
 
     def _in_features(
         self, field: str, values: Sequence[Any], probes: Sequence[Any], embed: Embed
     ) -> tuple[int, np.ndarray, int]:
-        """Returns the column of a field in the ad features, its values there, and a missing one.
+        """Returns the column of a field in the ad features, its ids of values, and its id of null.
 
         Args:
             field: The field.
@@ -196,7 +196,7 @@ class AdRates:
         return int(columns[0]), encoded[: len(values)], int(encoded[-1])
 
     def _ids_of_others(self, of: str, column: int, values: Set[str]) -> np.ndarray:
-        """Returns the ids of the values of a field that the release has, except some values."""
+        """Returns the ids of all values of a field in the release except `values`."""
         rows = np.arange(self._released.num_ads)
         known = self._released.column(rows, of)
         is_other = pc.invert(pc.is_in(known, value_set=pa.array(list(values), known.type)))

@@ -1,8 +1,8 @@
 """Validates raw ads for a live index and converts them to a table.
 
 An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
-"show": {"title": "Trail Shoe"}}, as in responses. A field that is absent or null is missing, and so
-is a value to show; `ad_rates` fills rates. If a field is the ad key, a missing value is the ad id.
+"show": {"title": "Trail Shoe"}}, as in responses. Absent and null both mean a missing value;
+`ad_rates` fills in rates. If a field is the ad key, its missing value is the ad id.
 
 Shapes: B ads.
 """
@@ -57,9 +57,9 @@ class AdRows:
         rows = [self._check_ad(f"ads[{i}]", ad) for i, ad in enumerate(ads)]
         ids = [ad_id for ad_id, _ in rows]
         if len(set(ids)) != len(ids):
-            twice = collections.Counter(ids).most_common(1)[0][0]
+            repeated = collections.Counter(ids).most_common(1)[0][0]
             raise errors.InvalidAdError(
-                f"ads: expected each ad once, got {twice!r} twice. Send only its latest state."
+                f"ads: expected each ad once, got {repeated!r} twice. Send only its latest state."
             )
         values = [values for _, values in rows]
         columns = {
@@ -158,7 +158,7 @@ def _object(place: str, values: Any, keys: str) -> Mapping[Any, Any]:
 
 
 def _column(values: list[Any], type_: pa.DataType) -> pa.Array:
-    """Returns stored values as a column; our own exports scale vectors, which are then float16."""
+    """Returns stored values as a column. An export scales vectors to store them as float16."""
     if pa.types.is_fixed_size_list(type_) and pa.types.is_float16(type_.value_type):
         values = [_scaled(vector) for vector in values]
     return pa.array(values, type_)

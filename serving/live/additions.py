@@ -1,8 +1,8 @@
 """A snapshot of the ads that were added or changed since the index was built.
 
 `live_state` appends them: an ad that changes again gets a new position, and older positions keep
-their content. A snapshot is therefore a few references and a mask of the positions that are alive,
-and later updates do not affect it.
+their content. So a snapshot is a few references and a mask of the positions that are alive, and
+later updates do not affect it.
 
 Shapes: M positions, D embedding size, F columns of ad features.
 """

@@ -8,9 +8,9 @@
 The checksum of a record is the CRC-32 of all payloads up to it, so it also fixes their order.
 
 A record is synced to disk, then the commit that includes it, and only then is it acknowledged.
-Commits alternate between the two places, so the one before survives an interrupted write. Data
+Commits alternate between the two offsets, so the previous one survives an interrupted write. Data
 beyond the latest commit was never acknowledged; the next writer moves it to a file next to the
-journal. Anything else that does not match the commit is damage, and is never cut off.
+journal. Anything else that does not match the commit is damage, and is never removed.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ class Commit:
     """The extent of a journal, stored apart from its records.
 
     Attributes:
-        generation: Random value of the file, which is new if the journal is rewritten.
+        generation: Random value that changes when the journal is rewritten.
         end: End offset of the committed records.
         checksum: Checksum of the last committed record.
         sequence: Number of commits before this one.
         is_certain: Whether both commits are readable. Otherwise a later one may have been damaged,
-            and complete records beyond `end` are taken as committed.
+            and complete records beyond `end` count as committed.
     """
 
     generation: bytes
@@ -103,7 +103,7 @@ def read(file: BinaryIO, commit: Commit, known: Commit = START) -> tuple[list[by
 
 
 def append(path: pathlib.Path, payloads: Sequence[bytes], last: Commit) -> Commit:
-    """Appends records after a commit, all or none, and returns the next commit, which is on disk.
+    """Durably appends records after a commit, all or none, and returns the next commit.
 
     Data beyond the commit is first moved to a file next to the journal. The caller holds the
     writers' lock.
@@ -117,7 +117,6 @@ def append(path: pathlib.Path, payloads: Sequence[bytes], last: Commit) -> Commi
         OSError: The records were not committed. The file is as before if possible.
     """
     data, following = _encode(payloads, last)
-    following = dataclasses.replace(following, sequence=last.sequence + 1)
     # Unbuffered: closing the file would write a buffer again.
     with open(path, "r+b", buffering=0) as file:
         _set_aside(path, file, last.end)
@@ -130,7 +129,7 @@ def append(path: pathlib.Path, payloads: Sequence[bytes], last: Commit) -> Commi
             _write_commit(file, following)
         except OSError:
             if committing:
-                # Its own place is overwritten, so that the last good one stays.
+                # Overwrites the failed commit; the last good one is at the other offset.
                 _write_commit(file, dataclasses.replace(last, sequence=following.sequence))
             file.truncate(last.end)
             raise
@@ -153,13 +152,12 @@ def create(path: pathlib.Path, payloads: list[bytes]) -> Commit:
 
 def _encode(payloads: Sequence[bytes], last: Commit) -> tuple[bytes, Commit]:
     """Returns the records of payloads, and the commit that includes them."""
-    records = []
+    records, end, checksum = [], last.end, last.checksum
     for payload in payloads:
-        checksum = zlib.crc32(payload, last.checksum)
+        checksum = zlib.crc32(payload, checksum)
         records += [_RECORD.pack(len(payload), checksum), payload]
-        end = last.end + _RECORD.size + len(payload)
-        last = Commit(last.generation, end, checksum, last.sequence + 1)
-    return b"".join(records), last
+        end += _RECORD.size + len(payload)
+    return b"".join(records), Commit(last.generation, end, checksum, last.sequence + 1)
 
 
 def _set_aside(path: pathlib.Path, file: BinaryIO, end: int) -> None:

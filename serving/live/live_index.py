@@ -42,16 +42,16 @@ _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
 # Time between checks of whether the holder of a lock is writing an update.
 _LOCK_SECONDS = 0.005
-# A channel that ends at another position after this many tries violates its contract.
+# Maximum number of attempts to publish an update while other hosts publish theirs.
 _MAX_TRIES = 100
-# Number of unknown ids that an update names.
+# Maximum length of `Applied.unknown_ids`.
 _MAX_UNKNOWN_IDS = 3
-# A new release is suggested above any of these: the number of added ads, all of which every search
-# compares; the shares of added, and of removed and changed, ads; the loss of recall.
+# A new release is suggested above any of these limits: the number of added ads, which every search
+# compares; the shares of added ads, and of removed and changed ads; the loss of recall.
 _MAX_ADDED, _MAX_ADDED_SHARE, _MAX_REMOVED_SHARE, _MAX_RECALL_LOSS = 50_000, 0.1, 0.2, 0.01
-# The journal is rewritten without replaced changes if more added ads than this, and more than are
-# left, were later changed or removed; or if it is larger than this number of bytes, and has doubled
-# since it was last rewritten.
+# The journal is rewritten without replaced changes if more than `_MAX_DEAD` added ads, and more
+# than are left, were later changed or removed; or if it is larger than `_MIN_REWRITTEN_BYTES`, and
+# has doubled since the last rewrite.
 _MAX_DEAD, _MIN_REWRITTEN_BYTES = 10_000, 16 << 20
 
 
@@ -65,7 +65,7 @@ class Applied:
         removed: Number of ads that were removed.
         unknown: Number of ids to remove that did not exist.
         rates: Rate -> number of values that were set.
-        unknown_ids: The first of the ids that did not exist, in alphabetical order.
+        unknown_ids: The first of these unknown ids, in alphabetical order.
     """
 
     added: int
@@ -117,7 +117,7 @@ class LiveIndex:
         self._following: threading.Thread | None = None
         self._closed = threading.Event()
         # State of the journal file at the time of the current view.
-        self._shown: tuple[int, ...] | None = None
+        self._view_state: tuple[int, ...] | None = None
         self._catch_up()
         if channel is not None:
             self._follow_once(channel)
@@ -138,7 +138,7 @@ class LiveIndex:
         """
         try:
             # Checked without the lock, so that requests do not wait if nothing is new.
-            if self._store.state_of_file() != self._shown and self._acquire_to_read():
+            if self._store.state_of_file() != self._view_state and self._acquire_to_read():
                 try:
                     self._catch_up()
                 finally:
@@ -195,8 +195,10 @@ class LiveIndex:
         """Checks and embeds an update for `apply`, without changing anything. See `update`."""
         table = self._rates.fill(self._rows.check(ads))
         added = table[AD_ID].to_pylist()
-        gone = sorted({ad_rows.check_ad_id(f"removed[{i}]", ad) for i, ad in enumerate(removed)})
-        overlap = set(added) & set(gone)
+        removed_ids = sorted(
+            {ad_rows.check_ad_id(f"removed[{i}]", ad) for i, ad in enumerate(removed)}
+        )
+        overlap = set(added) & set(removed_ids)
         if overlap:
             raise errors.InvalidAdError(
                 f"removed: expected no ad that is also in ads, got {min(overlap)!r} in both. "
@@ -204,26 +206,29 @@ class LiveIndex:
             )
         # Without locks: embedding takes a second for a few thousand ads.
         set_rates = self._rates.encode(rates or {}, self._embed)
-        return live_update.Update(tuple(gone), table, *self._embed(table), set_rates)
+        return live_update.Update(tuple(removed_ids), table, *self._embed(table), set_rates)
 
     def apply(self, change: live_update.Update) -> Applied:
         """Applies a prepared update, in one atomic and durable step. See `update`."""
-        added, gone = change.ads[AD_ID].to_pylist(), change.removed
+        added, removed = change.ads[AD_ID].to_pylist(), change.removed
         with self._writing():
             record = live_update.encode(change)
             if self._channel is not None:
                 self._publish(self._channel, record)
-            changed, found = int(self._state.contains(added).sum()), self._state.contains([*gone])
+            changed, found = (
+                int(self._state.contains(added).sum()),
+                self._state.contains([*removed]),
+            )
             self._store.append([record], in_channel=self._channel is not None)
             self._apply([change])
             self._compact_if_needed()
-            self._shown = self._store.seen
+            self._view_state = self._store.seen
         num_set = {rate.name: len(rate.numbers) for rate in change.rates}
-        unknown = list(itertools.compress(gone, ~found))
+        unknown = list(itertools.compress(removed, ~found))
         return Applied(
             len(added) - changed,
             changed,
-            len(gone) - len(unknown),
+            len(removed) - len(unknown),
             len(unknown),
             num_set,
             tuple(unknown[:_MAX_UNKNOWN_IDS]),
@@ -268,13 +273,13 @@ class LiveIndex:
                 f"Each search compares all {view.num_added:,} added ads; expected at most "
                 f"{_MAX_ADDED:,}."
             )
-        for count, max_share, what in (
+        for count, max_share, how in (
             (view.num_added, _MAX_ADDED_SHARE, "added or changed"),
             (view.num_removed, _MAX_REMOVED_SHARE, "removed or changed"),
         ):
             if count > max_share * num_ads:
                 return (
-                    f"{count:,} ads were {what}, {count / num_ads:.0%} of the release; expected at "
+                    f"{count:,} ads were {how}, {count / num_ads:.0%} of the release; expected at "
                     f"most {max_share:.0%}, because the index was tuned without these changes."
                 )
         exported = self._release.manifest.index["recall_at_500_against_exact"]
@@ -286,7 +291,7 @@ class LiveIndex:
     def measure_recall(self) -> float:
         """Measures recall at `NUM_CANDIDATES` of searches of the live ads, in [0, 1].
 
-        The queries are the sample queries saved with the index, or the probes without them.
+        The queries are the sample queries saved with the index, or else the probes.
         """
         kept = self._release.ad_index.sample_queries
         probed = self._release.manifest.probes["query_embeddings"]
@@ -318,9 +323,9 @@ class LiveIndex:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Holds both locks in a `with` block; all updates of the journal are in the view."""
-        # In this order everywhere: requests take the second lock, and must not wait for other
-        # processes, which hold the first one.
+        """Holds both locks in a `with` block, after applying all updates of the journal."""
+        # Always in this order: requests take the second lock, and must not wait for another process
+        # that holds the first one.
         with self._store.writing(), self._lock:
             self._catch_up()
             self._is_writing = True
@@ -330,9 +335,9 @@ class LiveIndex:
                 self._is_writing = False
 
     def _acquire_to_read(self) -> bool:
-        """Acquires the second lock, unless an update is being written to the disk or the channel.
+        """Acquires the second lock; returns False if its holder is writing an update.
 
-        The view then has all updates before that one, which is not acknowledged yet.
+        That update is not acknowledged yet, and the view has all earlier ones.
         """
         while not self._lock.acquire(timeout=_LOCK_SECONDS):
             if self._is_writing:
@@ -340,20 +345,20 @@ class LiveIndex:
         return True
 
     def _catch_up(self) -> None:
-        news = self._store.news()
-        if news is not None:
-            if news.from_start:
+        found = self._store.read_new()
+        if found is not None:
+            if found.from_start:
                 self._state = live_state.LiveState(self._release.ad_index)
-            self._apply(news.updates)
+            self._apply(found.updates)
         self._problem = None
-        self._shown = self._store.seen
+        self._view_state = self._store.seen
 
     def _publish(self, channel: update_channel.UpdateChannel, record: bytes) -> None:
         """Publishes a record after all others. The caller holds both locks."""
         for _ in range(_MAX_TRIES):
             if channel.publish(record, self._store.position):
                 return
-            self._take(channel, channel.read(self._store.position))
+            self._synchronize(channel, channel.read(self._store.position))
         raise errors.LiveIndexError(
             f"{channel.name} refused the update {_MAX_TRIES} times, because other updates came "
             "first. Try again."
@@ -378,7 +383,7 @@ class LiveIndex:
                     with self._writing():
                         # Another process of this host may have written them.
                         if self._store.position == position:
-                            self._take(channel, found)
+                            self._synchronize(channel, found)
             self._channel_problem = None
             return True
         except Exception as error:
@@ -390,7 +395,9 @@ class LiveIndex:
             self._channel_problem = str(error)
             return False
 
-    def _take(self, channel: update_channel.UpdateChannel, found: update_channel.Found) -> None:
+    def _synchronize(
+        self, channel: update_channel.UpdateChannel, found: update_channel.Found
+    ) -> None:
         """Appends the records of a channel, or publishes those that it lost. See `_publish`."""
         if found.behind is not None:
             self._restore(channel, found.behind)
@@ -399,7 +406,7 @@ class LiveIndex:
             self._store.append(found.records, in_channel=True)
             self._apply(updates)
             self._compact_if_needed()
-            self._shown = self._store.seen
+            self._view_state = self._store.seen
 
     def _restore(self, channel: update_channel.UpdateChannel, end: update_channel.Position) -> None:
         """Publishes the records of the journal after the end of a channel that lost them."""

@@ -21,7 +21,7 @@ from tfrecords import files
 _logger = logging.getLogger(__name__)
 
 _FORMAT = 2
-# What becomes of an update that cannot be written.
+# Outcomes of an update that cannot be written.
 _NOT_APPLIED = "The update is not applied."
 _UNKNOWN = "The update may still be applied. Send it again once the disk works."
 _IN_CHANNEL = (
@@ -31,11 +31,11 @@ _IN_CHANNEL = (
 
 
 @dataclasses.dataclass(frozen=True)
-class News:
+class NewUpdates:
     """Updates in a journal that have not been read before.
 
     Attributes:
-        from_start: Whether these are all updates, which replace those read before.
+        from_start: Whether these are all updates, and replace those read before.
         updates: Updates in order.
     """
 
@@ -50,7 +50,7 @@ class LiveStore:
         seen: State of the file at the last read, see `state_of_file`.
         cut_bytes: Size of the remains of interrupted updates, kept next to the journal.
         position: Position after the last record that was read or written.
-        condensed_bytes: Size of the record that replaces earlier ones; 0: there is none.
+        condensed_bytes: Size of the record that replaces earlier ones; 0 if there is none.
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
@@ -74,7 +74,7 @@ class LiveStore:
         """Number of bytes of the file that have been read."""
         return 0 if self._known is None else self._known.end
 
-    def news(self) -> News | None:
+    def read_new(self) -> NewUpdates | None:
         """Returns the updates since the last call, or None if there are none.
 
         Raises:
@@ -89,12 +89,12 @@ class LiveStore:
         self.seen, self._failure = seen, None
         before = self.position.number
         try:
-            news = self._read(seen is not None)
+            found = self._read(seen is not None)
         except errors.LiveIndexError as error:
             self._failure = str(error)
             raise
         if seen is not None and self.num_bytes != seen[1]:
-            # An update is being written, and its commit does not change the size of the file.
+            # An update is being written, and its commit will not change the size of the file.
             self.seen = ()
         if self.position.number < before:
             _logger.warning(
@@ -105,10 +105,10 @@ class LiveStore:
                 before,
             )
         self._count_cut()
-        return news
+        return found
 
     def forget(self) -> None:
-        """Makes the next `news` read from the start, because an update could not be applied."""
+        """Makes the next `read_new` start over, because an update could not be applied."""
         self.seen, self._failure, self._known = (), None, None
 
     def state_of_file(self) -> tuple[int, ...] | None:
@@ -131,20 +131,20 @@ class LiveStore:
             raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
         return state.st_ino, state.st_size, state.st_mtime_ns
 
-    def _read(self, is_there: bool) -> News | None:
-        if not is_there:
+    def _read(self, exists: bool) -> NewUpdates | None:
+        if not exists:
             # Removed by an operator: the release is served as it was exported.
             self._known, self.position, self.condensed_bytes = None, update_channel.START, 0
-            return News(True, [])
+            return NewUpdates(True, [])
         try:
             with open(self._path, "rb") as file:
                 commit = journal.read_commit(file)
-                news = self._news_in(file, commit)
-                payloads, known = journal.read(file, commit) if news is None else news
+                new = self._read_after_known(file, commit)
+                payloads, known = journal.read(file, commit) if new is None else new
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
         position, counted = self.position, payloads
-        if news is None:
+        if new is None:
             position = self._check(payloads.pop(0) if payloads else b"{}")
             # The second record of a rewritten journal replaces the records before the position.
             counted = payloads[1:] if position.number else payloads
@@ -153,12 +153,12 @@ class LiveStore:
         for payload in counted:
             position = position.after(payload)
         self._known, self.position = known, position
-        return News(news is None, updates) if news is None or updates else None
+        return NewUpdates(new is None, updates) if new is None or updates else None
 
-    def _news_in(
+    def _read_after_known(
         self, file: BinaryIO, commit: journal.Commit
     ) -> tuple[list[bytes], journal.Commit] | None:
-        """Returns the updates not read before; None if the journal was replaced or rolled back."""
+        """Returns the records not read before; None if the journal was replaced or rolled back."""
         known = self._known
         if known is None or known.generation != commit.generation or known.end > commit.end:
             return None
@@ -169,15 +169,15 @@ class LiveStore:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Locks out other writers in a `with` block. Read `news` before writing.
+        """Locks out other writers in a `with` block. Call `read_new` before writing.
 
         Raises:
             LiveIndexError: The directory cannot be created or locked.
         """
-        with contextlib.ExitStack() as until_written:
+        with contextlib.ExitStack() as stack:
             try:
                 self._make_directory()
-                until_written.enter_context(files.locked(self._directory / "lock", None))
+                stack.enter_context(files.locked(self._directory / "lock", None))
             except OSError as error:
                 raise errors.LiveIndexError(self._not_written(error)) from error
             yield
@@ -194,10 +194,10 @@ class LiveStore:
 
         Args:
             records: Encoded updates.
-            in_channel: Whether a channel has them, so that all hosts will apply them.
+            in_channel: Whether a channel has them, so that other hosts apply them.
 
         Raises:
-            LiveIndexError: The updates cannot be written; the message says what becomes of them.
+            LiveIndexError: The updates cannot be written; the message states the outcome.
         """
         try:
             if self._known is None:
@@ -212,7 +212,7 @@ class LiveStore:
         self._note_state()
 
     def records(self) -> tuple[Position, list[bytes]]:
-        """Returns the position from which the journal has all records, and these. See `writing`.
+        """Returns the position after which the journal has all records, and these. See `writing`.
 
         Raises:
             LiveIndexError: The journal cannot be read.
@@ -226,7 +226,7 @@ class LiveStore:
         return position, payloads[2 if position.number else 1 :]
 
     def rewrite(self, update: live_update.Update) -> None:
-        """Replaces all updates by a single one. The caller holds `writing`.
+        """Replaces all updates with a single one. The caller holds `writing`.
 
         Raises:
             LiveIndexError: The update cannot be written. The journal is unchanged.
@@ -243,7 +243,7 @@ class LiveStore:
         return f"{self._path} cannot be written ({error}). {outcome}"
 
     def _outcome(self) -> str:
-        """Returns what became of an update whose write failed."""
+        """Returns the outcome of an update whose write failed."""
         known = self._known
         try:
             with open(self._path, "rb") as file:
@@ -269,12 +269,12 @@ class LiveStore:
         try:
             self.seen = self.state_of_file()
         except errors.LiveIndexError:
-            self.seen = ()  # Makes the next `news` read from the current offset.
+            self.seen = ()  # Makes the next `read_new` continue at the current offset.
 
     def _create(self, position: Position, records: Sequence[bytes]) -> None:
         """Replaces the journal; its first record replaces the records before the position."""
-        stands_for = dataclasses.asdict(position) if position.number else {}
-        header = json.dumps({**self._identity, **stands_for}).encode()
+        replaced = dataclasses.asdict(position) if position.number else {}
+        header = json.dumps({**self._identity, **replaced}).encode()
         self._known = journal.create(self._path, [header, *records])
 
     def _check(self, header: bytes) -> Position:

@@ -1,8 +1,8 @@
 """An update of a live index, as a record of the journal.
 
 A record is an Arrow stream. Its rows are the added and changed ads, with their embeddings and
-encoded features, so that readers do not need the ad tower. The ids of removed ads and rates are in
-the metadata.
+encoded features, so that readers do not need the ad tower. The metadata has the ids of removed ads,
+and the rates.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """

@@ -220,15 +220,17 @@ class LiveView:
         if not len(positions):
             return found
         total = min(k, found[1].shape[1] + len(positions))
-        embeddings, sparse = self._added.embeddings, 2 * len(positions) < len(eligible.added)
-        if sparse:
+        embeddings = self._added.embeddings
+        # Selecting few embeddings takes less time than comparing all.
+        is_sparse = 2 * len(positions) < len(eligible.added)
+        if is_sparse:
             embeddings = embeddings[positions]
         scores = np.empty((len(query_embeddings), total), np.float32)
         rows = np.empty((len(query_embeddings), total), np.int64)
         for b, (released_scores, released_rows) in enumerate(zip(*found, strict=True)):
             added_scores = _inner_products(query_embeddings[b], embeddings)
-            added_scores = added_scores if sparse else added_scores[positions]
-            # With k ads found, only ads that beat the last of them can enter.
+            added_scores = added_scores if is_sparse else added_scores[positions]
+            # If the release returned k ads, only better ones than its last can enter.
             threshold = released_scores[-1] if len(released_scores) == k else -np.inf
             better = np.flatnonzero(added_scores > threshold)
             joined = np.concatenate([released_scores, added_scores[better]])

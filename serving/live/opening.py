@@ -33,7 +33,7 @@ def check_channel(address: str) -> None:
 def open_channel(
     address: str | None, release: releases.Bundle
 ) -> update_channel.UpdateChannel | None:
-    """Returns the channel of a release's updates, which connects with its first call.
+    """Returns the channel of a release's updates, which connects on its first call.
 
     Args:
         address: `redis://HOST:PORT/DATABASE`, `rediss://` for TLS, or `unix://PATH`; `valkey://`

@@ -1,8 +1,8 @@
 """An update channel in a stream of Redis or Valkey.
 
 The id of an entry is `NUMBER-0`, the number of the record in the journal; its fields are the record
-and the checksum of all records up to it. A script appends an entry only if it follows the last one,
-so if two hosts publish at once, one is refused, reads the other's record, and publishes again.
+and the checksum of all records up to it. A script appends an entry only if it follows the last one.
+If two hosts publish at once, one is refused, reads the other's record, and publishes again.
 Entries are never removed; a stream expires a month after the last host has stopped following it.
 """
 
@@ -17,11 +17,11 @@ from serving import errors, redis_address
 from serving.live import update_channel
 from serving.live.update_channel import Found, Position
 
-# Records of a read: a record of a thousand ads of 256 dimensions has a megabyte.
+# Maximum number of records per read. A thousand ads of 256 dimensions take a megabyte.
 _MAX_RECORDS = 100
 _WAIT_MILLISECONDS = 500
 _TIMEOUT_SECONDS = 2.0
-# Streams of removed releases go after this time; publishing and following start it again.
+# A stream expires this long after the last host has published or followed it.
 _KEEP_SECONDS = 30 * 86_400
 _APPEND = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -40,7 +40,7 @@ return 1
 
 
 def connect(url: str) -> redis.Redis:
-    """Returns a client, which connects with its first command.
+    """Returns a client, which connects on its first command.
 
     Raises:
         ValueError: The URL is not valid.
@@ -97,13 +97,13 @@ class RedisChannel:
 
     def publish(self, record: bytes, position: Position) -> bool:
         """See `UpdateChannel`."""
-        following = position.after(record)
+        end = position.after(record)
         arguments: list[str | int | bytes] = [
             _id(position),
             position.checksum,
-            _id(following),
+            _id(end),
             record,
-            following.checksum,
+            end.checksum,
             _KEEP_SECONDS,
         ]
         with self._mapped():
@@ -118,7 +118,7 @@ class RedisChannel:
                 pipeline.xrevrange(self._key, count=1)
                 pipeline.expire(self._key, _KEEP_SECONDS)
                 last_entries, _ = pipeline.execute()
-            # A stream that was lost has no new records.
+            # A stream that was lost returns no new records.
             return _end(last_entries) != position
 
     def close(self) -> None:

@@ -20,18 +20,18 @@ from serving import errors
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """A place between two records of the updates of a release.
+    """A position in the sequence of records of a release.
 
     Attributes:
         number: Number of records before it.
-        checksum: CRC-32 of these records, one after another.
+        checksum: CRC-32 of the concatenation of these records.
     """
 
     number: int
     checksum: int
 
     def after(self, record: bytes) -> "Position":
-        """Returns the position after a further record."""
+        """Returns the position after one more record."""
         return Position(self.number + 1, zlib.crc32(record, self.checksum))
 
 
@@ -76,7 +76,7 @@ class UpdateChannel(Protocol):
         """
 
     def wait(self, position: Position) -> bool:
-        """Waits a moment for records; returns whether the channel ends at another position.
+        """Waits briefly for records; returns whether the channel ends at another position.
 
         Raises:
             LiveIndexError: The channel cannot be reached.

@@ -115,7 +115,7 @@ def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
     monkeypatch.setattr(steps.__class__, "_last_inputs", lambda _, step: finished.get(step, {}))
     for ranker in (None, None, "first", "first", "second", None):
         monkeypatch.setattr(steps.__class__, "_teacher", lambda *_, ranker=ranker: ranker)
-        monkeypatch.setattr(steps.__class__, "_trained_as", lambda *_, ranker=ranker: ranker)
+        monkeypatch.setattr(steps.__class__, "_training_checksum", lambda *_, ranker=ranker: ranker)
         steps.train_retrieval(data_set, config.RetrievalConfig())
     assert kept == [False, True, True, True, True, False]
 
