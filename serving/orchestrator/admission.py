@@ -55,7 +55,7 @@ class Admission:
         self._clock = clock
         self.in_flight = 0
         self._ads = 0
-        # Requests that others wait for: few of a batch are computed at a time.
+        # Requests that the next one waits for; of a batch, only those computed at a time.
         self._ahead = 0
         self._interval = _FIRST_INTERVAL_SECONDS
         self._last_answer = -float("inf")

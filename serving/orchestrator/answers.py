@@ -115,7 +115,7 @@ def _ads(
     retrieval_scores = found.scores[chosen.indices].tolist()
     listed = found.ads.listed(rows)
     propensities = chosen.propensities.tolist()
-    shown = {
+    columns = {
         name: scores[name][chosen.indices].tolist() if name in scores else [None] * len(rows)
         for name in ("utility", *(head.output for head in release.manifest.heads))
     }
@@ -124,7 +124,7 @@ def _ads(
             rank=position + 1,
             ad_id=listed[position].ad_id,
             show=listed[position].show,
-            **{name: values[position] for name, values in shown.items()},
+            **{name: values[position] for name, values in columns.items()},
             retrieval_score=retrieval_scores[position],
             fields=listed[position].fields,
             propensity=propensities[position],

@@ -54,7 +54,7 @@ class EventConsumer:
 
     Args:
         reader: Reads the stream.
-        accepted: Accepts the events.
+        intake: Accepts the events.
         clock: Returns seconds, for the reports and warnings in the log.
 
     Attributes:
@@ -68,13 +68,13 @@ class EventConsumer:
     def __init__(
         self,
         reader: users.StreamReader,
-        accepted: event_intake.EventIntake,
+        intake: event_intake.EventIntake,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader = reader
         self._clock = clock
         self._next_report = clock() + _SECONDS_PER_REPORT
-        self._events = accepted
+        self._intake = intake
         self.received = 0
         self.added = 0
         self.rejected = 0
@@ -84,7 +84,7 @@ class EventConsumer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Consumes until `stopping` is set; failures are logged and retried.
 
-        The log has the numbers of events and of waiting entries once a minute.
+        Logs the numbers of events and of waiting entries once a minute.
 
         Args:
             stopping: Ends the run within a second.
@@ -100,7 +100,7 @@ class EventConsumer:
                 if str(error) != self.problem:
                     _logger.warning("%s Events wait in the stream.", error)
                 self.problem = str(error)
-                # Before later entries, so that the order stays.
+                # Before later entries, to keep the order.
                 self._reader.retry()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), pause)
@@ -134,17 +134,17 @@ class EventConsumer:
 
     async def _step(self) -> None:
         read = self._sorted(await self._reader.read())
-        # They count once, even if the store fails and the others are read again.
+        # Acknowledged first, so that they count once even if the store fails.
         await self._reader.acknowledge(read.rejected)
         self.rejected += len(read.rejected)
         if read.valid:
-            added = await self._events.add(read.valid)
+            added = await self._intake.add(read.valid)
             self.received += added.received
             self.added += added.added
         await self._reader.acknowledge(read.stored)
 
     def _sorted(self, entries: Sequence[users.StreamEntry]) -> _Sorted:
-        found, now = _Sorted(), self._events.now()
+        found, now = _Sorted(), self._intake.now()
         for entry in entries:
             try:
                 event = _event(entry, now)
@@ -152,7 +152,7 @@ class EventConsumer:
                 if 0 < ahead - requests.MAX_SECONDS_AHEAD <= _MAX_WAIT_SECONDS:
                     found.max_seconds_ahead = max(found.max_seconds_ahead, ahead)
                     continue
-                found.valid.append(self._events.checked(event, "event", now))
+                found.valid.append(self._intake.checked(event, "event", now))
                 found.stored.append(entry)
             except (ValueError, errors.InvalidRequestError) as error:
                 found.rejected.append(entry)

@@ -331,7 +331,7 @@ class Orchestrator:
             started: Clock time at which the requests arrived, in seconds.
 
         Raises:
-            OverloadedError: The longest deadline has passed, and most requests of a group are left.
+            OverloadedError: The longest deadline passed before all requests were answered.
         """
         longest = Deadline(batch.longest_ms, started, self._clock)
         answered: dict[int, request_batch.Answered] = {}
@@ -387,7 +387,7 @@ class Orchestrator:
         return max(self.config.num_candidates, valid.k)
 
     def _num_ads(self, valid: ValidRequest) -> int:
-        """Returns the number of ads that an answer lists at most."""
+        """Returns the maximum number of ads that an answer lists."""
         return valid.k + (self._num_candidates(valid) if valid.candidates else 0)
 
     async def _rank_together(
@@ -407,7 +407,7 @@ class Orchestrator:
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
         self._observe_live()
-        if self._ranker is None or self._ranking is None:
+        if self._ranking is None:
             return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)

@@ -24,6 +24,7 @@ from serving import errors, requests
 from serving.config import RankingConfig
 from serving.orchestrator import candidates
 from serving.ranker import Pace, Replicas
+from tfrecords import terminal
 
 _NOT_FINITE = "The ranker's {} is NaN or infinite; expected a finite number."
 
@@ -229,10 +230,11 @@ class _FreeCalls:
 
 
 def _bad_scores(group: candidates.CandidateGroup, is_bad: np.ndarray) -> str:
-    """Returns what the answers say about candidates [B, R] whose scores are not finite."""
+    """Returns the reason for answers that contain candidates [B, R] with non-finite scores."""
     rows = group.rows[:, : is_bad.shape[1]][is_bad]
     (ad_id,) = group.ads.ad_ids(rows[:1])
-    return f"{_NOT_FINITE.format(f'score of ad {ad_id!r}')} {len(rows)} scores count as 0."
+    count = terminal.format_count(len(rows), "score counts as 0", "scores count as 0")
+    return f"{_NOT_FINITE.format(f'score of ad {ad_id!r}')} {count}."
 
 
 def _no_time(deadline: requests.Deadline) -> str:

@@ -86,20 +86,12 @@ class RetrievalStage:
         k: int,
         deadlines: Sequence[requests.Deadline],
     ) -> list[candidates.CandidateGroup]:
+        """Finds the candidates. Filters may leave a request fewer than k, or none."""
         # A switch to a thread costs 0.1 ms, so everything is done in one.
         self._live.refresh()
-        # A request of a call that is too late itself gets fewer ranked candidates.
-        latest_ms = max(deadline.remaining_ms() for deadline in deadlines)
-        return self._retrieve(self._live.view(), valids, k, latest_ms / 1000)
-
-    def _retrieve(
-        self,
-        ads: live.LiveView,
-        valids: Sequence[requests.ValidRequest],
-        k: int,
-        timeout_seconds: float,
-    ) -> list[candidates.CandidateGroup]:
-        """Finds the candidates. Filters may leave a request fewer than k, or none."""
+        ads = self._live.view()
+        # Requests with earlier deadlines may be late, and get fewer ranked candidates.
+        timeout_seconds = max(deadline.remaining_ms() for deadline in deadlines) / 1000
         started = time.perf_counter()
         columns = self._fields.columns([valid.values for valid in valids])
         weights = np.array([list(valid.weights.values()) for valid in valids], np.float32)

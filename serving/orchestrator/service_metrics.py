@@ -6,7 +6,7 @@ drift.
 
 With several processes, `PROMETHEUS_MULTIPROC_DIR` names a directory that they share, and each
 process's `/metrics` aggregates all of them. Series of releases that are no longer served, and of
-replicas that are gone, are removed: there is no end of them.
+replicas that are gone, are removed, because they would accumulate.
 """
 
 import collections
@@ -42,7 +42,7 @@ _COUNTERS = {
     "user_reads": ("outcome", "Users of requests by the outcome of their read."),
     "user_events": ("outcome", "Events for the user store."),
 }
-# Counters that have all outcomes from the start, so that a rate sees the first one.
+# Outcomes whose series exist from the start, so that a rate includes the first event.
 _OUTCOMES = {
     "impression_rows": ("written", "dropped"),
     "user_reads": ("found", "unknown", "late", "failed"),
@@ -255,12 +255,12 @@ class ServiceMetrics:
         self.gauges["resident_bytes"].set(process.resident_bytes())
         if self._shared is None:
             return prometheus_client.generate_latest(self._registry)
-        together = prometheus_client.CollectorRegistry()
-        together.register(_Together(self._shared, self._is_shown))
-        return prometheus_client.generate_latest(together)
+        collectors = prometheus_client.CollectorRegistry()
+        collectors.register(_AllProcesses(self._shared, self._is_shown))
+        return prometheus_client.generate_latest(collectors)
 
     def _is_shown(self, labels: Mapping[str, str]) -> bool:
-        """Returns whether series of all processes have labels of what this one serves."""
+        """Returns whether the labels name a release and a replica that this process serves."""
         version = labels.get("version")
         if version is None:
             return True
@@ -279,12 +279,12 @@ class ServiceMetrics:
             for name, metric in metrics.items():
                 if labels.keys() <= set(kind[name][0].split()):
                     metric.remove_by_labels(dict(labels))
-        # It has series that are no longer part of the page.
+        # It contains series that were removed.
         self.labeled.cache_clear()
 
 
-class _Together(registry.Collector):
-    """Collects the metrics of all processes of a directory whose labels are wanted."""
+class _AllProcesses(registry.Collector):
+    """Collects the series of all processes of a directory, if their labels are wanted."""
 
     def __init__(self, directory: str, is_wanted: Callable[[Mapping[str, str]], bool]) -> None:
         self._directory = pathlib.Path(directory)
@@ -311,7 +311,7 @@ class _Release:
         self._version = str(release.version)
         self.created = datetime.datetime.fromisoformat(release.created).timestamp()
         self._fields = {**release.outputs, "utility": "utility"}
-        # All of them are there with the first answer, so that a rate sees the first of each.
+        # With the first answer, all series exist, so that a rate includes the first event of each.
         for outcome in ("full", "fewer_candidates", "retrieval_order"):
             metrics.labeled(metrics.counters["answers"], self._version, outcome)
         for head in self._fields:

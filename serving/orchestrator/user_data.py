@@ -7,7 +7,7 @@ A late read continues without its request, so that a slow connection is open for
 store that fails or is late repeatedly is not used for a while (`users.CircuitBreaker`).
 Impressions are written in the background, for many answers at a time; reads add the ones that are
 not written yet. `problem` says why the latest read or write failed, unless that is long ago, or
-with which setting the server may lose users. The log names each problem once until the store can be
+which setting of the server may lose users. The log names each problem once until the store can be
 used again, and then the number of impressions that were dropped.
 """
 
@@ -38,7 +38,7 @@ _PROBE_SECONDS = 5.0
 _PROBLEM_SECONDS = 60.0
 # A store that hangs must not delay the shutdown of the service for longer.
 _CLOSE_SECONDS = 5.0
-# No user has it.
+# An id that no user has.
 _PROBE_ID = ""
 
 
@@ -91,12 +91,12 @@ class UserData:
         self._closing = False
         self._writing: asyncio.Task[None] | None = None
         self._upkeep: list[asyncio.Task[None]] = []
-        # Use of the store -> why and when the latest one failed.
+        # Operation of the store -> error and time of its latest failure.
         self._problems: dict[str, tuple[str, float]] = {}
-        # Failures since the store could be used, which the log has.
+        # Errors logged since the store last worked.
         self._logged: set[str] = set()
         self._settings_problem: str | None = None
-        # Impressions that were dropped, which the log does not have yet.
+        # Dropped impressions that are not logged yet.
         self._num_dropped = 0
         self._had_problem = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -240,8 +240,8 @@ class UserData:
             await self._give_up()
         self._log_dropped()
 
-    async def _limited(self, use: str, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Returns the result of a use of the store, which has a limited time, and notes it."""
+    async def _limited(self, operation: str, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Returns the result of an operation of the store within the time for writes."""
         seconds = self.config.write_timeout_seconds
 
         async def limited() -> _Result:
@@ -253,7 +253,7 @@ class UserData:
                     "later, which is harmless."
                 ) from error
 
-        return await self._noted(use, limited())
+        return await self._noted(operation, limited())
 
     async def _give_up(self) -> None:
         """Drops the impressions that are not written."""
@@ -284,8 +284,8 @@ class UserData:
         since = self._clock() - _PROBLEM_SECONDS
         return [problem for problem, failed_at in self._problems.values() if failed_at > since]
 
-    async def _noted(self, use: str, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Returns the result of a use of the store, and notes whether it failed."""
+    async def _noted(self, operation: str, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Returns the result of an operation of the store, and notes whether it failed."""
         try:
             result = await work
         except Exception as error:
@@ -294,10 +294,10 @@ class UserData:
             if str(error) not in self._logged:
                 self._logged.add(str(error))
                 _logger.error("%s", error)
-            self._problems[use] = str(error), self._clock()
+            self._problems[operation] = str(error), self._clock()
             self._observe_problem()
             raise
-        if self._problems.pop(use, None) is not None and not self._recent_problems():
+        if self._problems.pop(operation, None) is not None and not self._recent_problems():
             _logger.warning("The user store can be used again.")
         if not self._queue and not self._recent_problems():
             self._log_dropped()
@@ -352,7 +352,7 @@ class UserData:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Asking for it keeps asyncio from logging it.
+            # Retrieving the exception keeps asyncio from logging it.
             task.exception()
 
     def _start_writing(self) -> asyncio.Task[None]:
@@ -394,7 +394,7 @@ class UserData:
 
         Checks the settings, too: they may change, or be lost with the data.
         """
-        # The client of Redis may miss that it is canceled while it connects.
+        # The client of Redis may ignore a cancellation while it connects.
         while not self._closing:
             with contextlib.suppress(errors.UserStoreError):
                 await self._noted("read", self._store.read([_PROBE_ID], self.now()))

@@ -16,7 +16,7 @@ from serving.orchestrator import user_data
 from serving.users import IMPRESSION, User
 from tfrecords import histories, schema
 
-_NOTHING = User()
+_UNKNOWN_USER = User()
 
 
 class UserStage:
@@ -76,11 +76,11 @@ class UserStage:
             now,
             min(self._data.config.read_timeout_ms, deadline.remaining_ms()),
         )
-        known, problem = read.users or [_NOTHING] * len(identified), read.problem
+        known, problem = read.users or [_UNKNOWN_USER] * len(identified), read.problem
         try:
             values = await self._values(identified, known, deadline)
         except TimeoutError:
-            known, problem, values = [_NOTHING] * len(identified), user_data.LATE, {}
+            known, problem, values = [_UNKNOWN_USER] * len(identified), user_data.LATE, {}
         filled = list(valids)
         for at, valid, user in zip(positions, identified, known, strict=True):
             state = problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)

@@ -20,11 +20,11 @@ _AbsentIfNone = Annotated[_Value | None, pydantic.Field(exclude_if=lambda value:
 
 
 def _one_of(*values: str) -> pydantic.WithJsonSchema:
-    """Lists the values of a text in the schema. A client reads others, of a newer service, too."""
+    """Lists the values of a string in the schema; clients also accept those of newer services."""
     return pydantic.WithJsonSchema({"type": "string", "enum": values})
 
 
-# Columns that the frame of every answer has.
+# Columns of the frame of every answer.
 _TYPES = {
     "rank": "int64",
     "ad_id": str,
@@ -228,9 +228,9 @@ class Answer(AnswerPart):
         Columns: `rank`, `ad_id`, `utility`, the scores of the heads, such as `click_probability`,
         `retrieval_score` and `propensity`; then the ad's fields, each under its name, or as
         `fields.NAME` if that is the name of another column; then the columns to show, or
-        `show.NAME` in the same case. Scores that an answer does not have are NaN. An answer without
-        ads does not know the names of heads and fields: its frame has only the columns of every
-        answer, `rank` (int64), `ad_id`, `utility`, `retrieval_score` and `propensity` (float64).
+        `show.NAME` in the same case. Missing scores are NaN. Without ads, the names of heads and
+        fields are unknown: the frame has only the columns of every answer, `rank` (int64), `ad_id`,
+        `utility`, `retrieval_score` and `propensity` (float64).
         """
         import pandas as pd
 

@@ -86,7 +86,7 @@ class FilterFields:
 
 
 def both(first: request.Filters | None, second: request.Filters | None) -> request.Filters | None:
-    """Returns the filters that are met where two checked ones are; None if both are."""
+    """Returns the conjunction of two checked filters, which may be None."""
     if first is None or second is None:
         return second if first is None else first
     allowed = [set(ads) for ads in (first.allowed_ads, second.allowed_ads) if ads is not None]

@@ -10,7 +10,7 @@ from serving import errors
 from tfrecords import terminal
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
-# Faults that one message lists.
+# Maximum number of errors that a message lists.
 _MAX_FAULTS = 20
 
 # Expected values of pydantic's errors; the values in braces come from the error's context.

@@ -86,7 +86,7 @@ class RuleFields:
             self._check_field("seen.fields", name)
 
     def _check_cap(self, place: str, cap: request.FrequencyCap) -> None:
-        """Refuses a cap that nothing counts, that is never reached, or whose time is not kept."""
+        """Refuses a cap that needs more events than are counted or stored."""
         counts_impressions = cap.kind == _IMPRESSION
         if self._limits is None:
             if counts_impressions:
@@ -96,11 +96,11 @@ class RuleFields:
                 "which only a user store counts. Start the service with --user_store, or a "
                 "LocalClient with user_store."
             )
-        most = self._limits.max_impressions if counts_impressions else self._limits.max_actions
-        if cap.max > most:
+        kept = self._limits.max_impressions if counts_impressions else self._limits.max_actions
+        if cap.max > kept:
             kind = "impressions" if counts_impressions else "actions"
             raise errors.InvalidRequestError(
-                f"{place}.max: expected at most {most}, the number of {kind} that the user store "
+                f"{place}.max: expected at most {kept}, the number of {kind} that the user store "
                 f"keeps of a user, got {cap.max}. Set a smaller maximum, or send counts in seen."
             )
         if cap.hours is not None and cap.hours > self._limits.hours:

@@ -220,8 +220,8 @@ def test_an_ad_with_a_score_of_nan_counts_as_worthless_and_is_named(run, ranker_
         (bad,), answer = run(scenario, address, config)
     assert answer.order == "utility"
     assert answer.degraded == (
-        f"The ranker's score of ad {bad!r} is NaN or infinite; expected a finite number. 1 scores "
-        "count as 0."
+        f"The ranker's score of ad {bad!r} is NaN or infinite; expected a finite number. 1 score "
+        "counts as 0."
     )
     assert [ad.ad_id for ad in answer.ads if ad.click_probability == 0] == [bad]
     assert len(answer.ads) == 300
