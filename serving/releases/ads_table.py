@@ -1,4 +1,4 @@
-"""The table of ads that a release is published with, checked, typed and compared with the last.
+"""The table of ads of a release: checks and types it, and compares it with the last release's.
 
 Shapes: N ads.
 """
@@ -16,7 +16,7 @@ from tfrecords import terminal
 from tfrecords.schema import SHOWN, Field, Schema, numbers_of, shown_text, texts_of
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-# Ads come and go; a release that lacks more of the last one's is announced.
+# Share of the last release's ads that may be missing without a warning.
 _MAX_MISSING_ADS = 0.2
 
 
@@ -27,7 +27,7 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
         ads: N ads with the columns of the schema's `ad_key`, joined by "|" if there are several,
             and the columns of its ad fields and those to show. A table with the column
             `index.AD_ID`, such as the `ads.arrow` of a release, has the ad id there, and its
-            columns are named as the fields. Null is missing.
+            columns are named like the fields. Null: missing.
         schema: The schema.
 
     Returns:
@@ -36,8 +36,8 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
 
     Raises:
         InvalidAdError: It is not an Arrow table, there is no ad, a column is missing or has another
-            type, an ad id is missing, too long, or there twice, a number is not finite, or a vector
-            has a different length from its field.
+            type, an ad id is missing, too long or repeated, a number is not finite, or a vector
+            does not have the length of its field.
     """
     if not isinstance(ads, pa.Table):
         raise errors.InvalidAdError(
@@ -54,19 +54,19 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
         if column not in ads.column_names:
             hint = terminal.suggestion_for(column, ads.column_names)
             is_rate = column in {field.source for field in schema.rates}
-            what = "a rate that is computed for logs alone" if is_rate else "which the schema names"
+            role = "a rate, which comes from a log" if is_rate else "which the schema names"
             raise errors.InvalidAdError(
-                f"The table of ads has no column {column!r}, {what}.{hint} "
+                f"The table of ads has no column {column!r}, {role}.{hint} "
                 f"Columns: {', '.join(ads.column_names)}. Add the column, or correct the schema."
             )
-    columns = {f.name: _field(f, _whole(ads[sources[f.name]])) for f in schema.ad_fields}
+    columns = {f.name: _field(f, _array(ads[sources[f.name]])) for f in schema.ad_fields}
     if schema.show:
         columns[SHOWN] = (
-            _whole(ads[SHOWN])
+            _array(ads[SHOWN])
             if is_stored
             else pa.array(map(shown_text, ads.select(schema.show).to_pylist()), pa.large_string())
         )
-    return pa.table({AD_ID: _ids([_whole(ads[name]) for name in key], key), **columns})
+    return pa.table({AD_ID: _ids([_array(ads[name]) for name in key], key), **columns})
 
 
 def ad_ids(base: pathlib.Path, version: int) -> pa.ChunkedArray:
@@ -94,13 +94,13 @@ def describe_missing_ads(
         before = ad_ids(base, version)
     except (OSError, pa.ArrowException):
         return None
-    missing = len(before) - pc.sum(pc.is_in(before, _whole(ids.cast(before.type)))).as_py()
+    missing = len(before) - pc.sum(pc.is_in(before, _array(ids.cast(before.type)))).as_py()
     if missing <= _MAX_MISSING_ADS * len(before):
         return None
     return f"{missing:,} of the {len(before):,} ads of release {version} are missing"
 
 
-def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
@@ -108,7 +108,7 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
     texts = [_strings(n, c, "an ad id") for n, c in zip(names, columns, strict=True)]
     if len(texts) > 1:
-        # As in conversion.
+        # Escaped as in the conversion of a log.
         for special in ("\\", "|"):
             texts = [pc.replace_substring(text, special, f"\\{special}") for text in texts]
     ids = pc.binary_join_element_wise(*texts, "|") if len(texts) > 1 else texts[0]
@@ -195,12 +195,12 @@ def _is_list(type_: pa.DataType) -> bool:
     return pa.types.is_list(type_) or pa.types.is_large_list(type_)
 
 
-def _strings(name: str, column: pa.Array, what: str) -> pa.Array:
+def _strings(name: str, column: pa.Array, role: str) -> pa.Array:
     type_ = column.type
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
     if not (is_text or pa.types.is_integer(type_) or pa.types.is_null(type_)):
         raise errors.InvalidAdError(
-            f"{name}: expected strings or integers for {what}, got the type {type_}. Convert the "
+            f"{name}: expected strings or integers for {role}, got the type {type_}. Convert the "
             "column, or correct the schema."
         )
     return column.cast(pa.string())

@@ -36,10 +36,10 @@ from tfrecords.schema import NUM_CANDIDATES, Field, Schema
 _logger = logging.getLogger(__name__)
 # Kept with the index, to measure recall after updates.
 _NUM_SAMPLE_QUERIES = 256
-# Held-out requests miss a target that was reached on other requests by less than this.
+# How far the recall of held-out requests may be below the target, which other requests reached.
 _RECALL_MARGIN = 0.01
 _WARM_UP_CANDIDATES = (1, 10, NUM_CANDIDATES)
-_NOTHING = "a request whose fields are all missing"
+_EMPTY_REQUEST = "a request whose fields are all missing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ReleaseInputs:
             json.dumps(self.metrics, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"metrics: expected values that JSON has, such as finite numbers, got {error}."
+                f"metrics: expected values of JSON, such as finite numbers, got {error}."
             ) from error
 
 
@@ -101,7 +101,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
     """
     directory = inputs.work_directory
     if directory is None:
-        # The next publish removes it, should this one be killed.
+        # If this publish is killed, the next one removes it.
         directory = staged.ad_index.with_name(f"{staged.ad_index.name}-embedded")
     try:
         content = _assemble(staged, inputs, directory)
@@ -109,7 +109,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         if inputs.work_directory is None and directory.exists():
             embedded_ads.discard(directory)
         raise
-    # The collection, if any, is the release's from here on.
+    # From here on, the collection in Milvus, if any, belongs to the release.
     shutil.rmtree(directory)
     return content
 
@@ -117,7 +117,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
 def _assemble(
     staged: publishing.Staged, inputs: ReleaseInputs, directory: pathlib.Path
 ) -> manifest.Content:
-    """Does the work of `assemble`, with the embedded ads in a directory."""
+    """Does the work of `assemble`; `directory` is for the embedded ads."""
     query_fields = _described(inputs.schema.query_fields)
     ad_fields = _described(inputs.schema.ad_fields)
     rows = _checked_requests(query_fields, ad_fields, inputs.sample_requests)
@@ -129,19 +129,19 @@ def _assemble(
     ads = _embedded(directory, ad_tower, queries, inputs, model_id)
     embeddings, features = ads.embeddings, ads.features
     heads, weights_source = inputs.heads or (), inputs.weights_source
-    running: list[models.QueryTower | models.AdTower | models.RankerModel] = [tower, ad_tower]
+    loaded: list[models.QueryTower | models.AdTower | models.RankerModel] = [tower, ad_tower]
     scorer = None
     if inputs.has_ranker:
         outputs = [head.output for head in heads if head.trained]
         ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], outputs)
-        running.append(ranker)
+        loaded.append(ranker)
         if not heads:
             heads, weights_source = _weighted(
                 heads_of(list(ranker.signature["outputs"])), inputs.schema
             )
         scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
     elif not heads:
-        # The feedback on its answers will consist of clicks.
+        # Clicks will be the feedback on its answers.
         (click,) = heads_of(["click_probability"])
         heads = (dataclasses.replace(click, trained=False),)
     _check_weighted(tower, rows, [head for head in heads if head.trained], queries)
@@ -152,7 +152,7 @@ def _assemble(
     recorded = probes.record(
         probed, tower, built.searcher, None if scorer is None else scorer.score
     )
-    saved = [getattr(staged, model.part) for model in running]
+    saved = [getattr(staged, model.part) for model in loaded]
     content = manifest.Content(
         training_id=inputs.training_id or parts.checksum_of(saved),
         dataset_fingerprint=inputs.dataset_fingerprint,
@@ -161,7 +161,7 @@ def _assemble(
         ad_fields=ad_fields,
         heads=heads,
         weights_source=weights_source,
-        signatures={model.part: model.signature for model in running},
+        signatures={model.part: model.signature for model in loaded},
         index=built.manifest_index(recall),
         metrics=dict(inputs.metrics),
         probes={
@@ -169,13 +169,13 @@ def _assemble(
             **recorded,
             "ads": probes.record_ads(inputs.ads, embeddings),
         },
-        parts=tuple(part for part in parts.PARTS if scorer is not None or part != "ranker"),
+        parts=tuple(part for part in manifest.PARTS if scorer is not None or part != "ranker"),
     )
     _write(staged, content, probed[0], features)
     built.save(staged.ad_index, features, inputs.ads)
     np.save(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
     _check_reproduces(staged, content, tower, ad_tower, scorer)
-    for model in running:
+    for model in loaded:
         model.free()
     return content
 
@@ -183,7 +183,7 @@ def _assemble(
 def _weighted(
     heads: tuple[manifest.ReleaseHead, ...], schema: Schema
 ) -> tuple[tuple[manifest.ReleaseHead, ...], str]:
-    """Returns heads without metrics, with their weights, and the source of the weights."""
+    """Returns the heads with the weights of the schema, if any, and the source of the weights."""
     for weights, source in ((schema.weights, "schema"), (schema.money, "values")):
         given = [float((weights or {}).get(head.label, 0.0)) for head in heads]
         if any(given):
@@ -260,9 +260,9 @@ def _embedded_queries(tower: models.QueryTower, rows: Sequence[Mapping[str, Any]
     """Returns embeddings [Q, D] of requests."""
     with embedded_ads.running(tower):
         queries = tower.embed(tower.columns(rows))
-        nothing = tower.embed(tower.columns([{}]))
+        empty = tower.embed(tower.columns([{}]))
     embedded_ads.check_embeddings(tower, queries, len(rows), "sample request {}".format)
-    embedded_ads.check_embeddings(tower, nothing, 1, lambda _: _NOTHING)
+    embedded_ads.check_embeddings(tower, empty, 1, lambda _: _EMPTY_REQUEST)
     return queries
 
 
@@ -297,13 +297,13 @@ def _spread(num_ads: int) -> np.ndarray:
 
 
 def _check_scores(
-    scorer: "_Scorer", probed: Sequence[requests.Columns], nothing: requests.Columns
+    scorer: "_Scorer", probed: Sequence[requests.Columns], empty: requests.Columns
 ) -> None:
-    """Checks the scores of ads of the whole catalog; the probes have only the best ones."""
+    """Checks the scores of ads from the whole catalog; the probes have only the best ads."""
     some = _spread(len(scorer.features))
     for columns in probed:
         scorer.check_alone(columns, some)
-    scorer.score(nothing, some, _NOTHING)
+    scorer.score(empty, some, _EMPTY_REQUEST)
 
 
 def _check_weighted(
@@ -312,7 +312,7 @@ def _check_weighted(
     heads: Sequence[manifest.ReleaseHead],
     queries: np.ndarray,
 ) -> None:
-    """Checks a tower that takes weights of heads: the default ones give the queries [Q, D]."""
+    """Checks a tower that takes weights of heads: default weights must give `queries` [Q, D]."""
     if tower.num_weights != len(heads):
         return
     weights = np.array([[head.utility_weight for head in heads]], np.float32)
@@ -379,10 +379,10 @@ class _Scorer:
             return self.ranker.score(columns, self.features[candidates], outputs)
 
     def check_alone(self, columns: requests.Columns, candidates: np.ndarray) -> None:
-        """Checks that candidates score alone, and in another order, as they do among all."""
+        """Checks that the scores do not depend on the other candidates and their order."""
         together = self.score(columns, candidates)
         indices = np.arange(len(candidates))
-        # One of three is not the best, so even scores divided by the best one differ.
+        # Two of the single candidates are not the best, so scores divided by the best score differ.
         for subset in (indices[::-2], *indices[[0, len(indices) // 2, -1]][:, None]):
             alone = self.score(columns, candidates[subset])
             for output, values in together.items():
@@ -435,7 +435,7 @@ def _check_reproduces(
     ad_tower: models.AdTower,
     scorer: _Scorer | None,
 ) -> None:
-    """Checks the probes as a service will."""
+    """Checks the probes as a service does."""
     release = manifest.Manifest.create(content, version=staged.version, created="", files={})
     index = AdIndex.open(staged.ad_index, content.index)
     try:

@@ -86,7 +86,7 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
     parts.in_threads(
         lambda name: parts.check_file(root, name, release.files[name]), list(release.files)
     )
-    for part in parts.PARTS:
+    for part in manifest.PARTS:
         for path in parts.files_under(root / part / str(version)):
             name = path.relative_to(root).as_posix()
             if name not in release.files:

@@ -1,6 +1,6 @@
 """Promotes, rolls back, canaries, lists and prunes the releases of a base directory.
 
-Each change replaces `releases.json` or unlinks a manifest, so that it is atomic. `pointer`
+Each change replaces `releases.json` or unlinks a manifest, so it is atomic. `pointer`
 describes the file, and `publishing` creates releases.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving import errors, index, manifest
-from serving.releases import bundle, parts, publishing
-from serving.releases.in_use import is_in_use, unused_releases
+from serving.releases import bundle, publishing
+from serving.releases.in_use import is_in_use, locked_if_unused
 from serving.releases.pointer import POINTER_FILE, Pointer, write_pointer
 from tfrecords import files
 
@@ -176,7 +176,7 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
     Raises:
         ValueError: `keep` is less than 1.
         PublishError: Another change or a publish is running.
-        IndexUnavailableError: Milvus does not answer. The release that it has ads of stays.
+        IndexUnavailableError: Milvus does not answer. The release with ads in Milvus is kept.
         OSError: The file system does not support the locks that mark releases in use.
     """
     if keep < 1:
@@ -272,7 +272,7 @@ def _promoted(before: Pointer, version: int) -> Pointer:
 
 
 def _earlier(pointer: Pointer, published: Sequence[int]) -> list[int]:
-    """Returns the releases that were stable before, the one that a rollback goes to first."""
+    """Returns the published releases that were stable before; a rollback goes to the first."""
     return [version for version in pointer.previous if version in published]
 
 
@@ -293,16 +293,16 @@ def _drop_index(base: pathlib.Path, version: int) -> None:
 
 def _remove(base: pathlib.Path, version: int) -> bool:
     """Removes a release unless it is in use; returns whether it was removed."""
-    with unused_releases(base, version) as is_unused:
+    with locked_if_unused(base, version) as is_unused:
         if not is_unused:
             return False
         _drop_index(base, version)
         # Without its manifest the release no longer exists, and the rest is a leftover.
         manifest.path_of(base, version).unlink()
         files.sync(base / "manifests")
-    for part in reversed(parts.PARTS):
+    for part in reversed(manifest.PARTS):
         directory = base / part / str(version)
-        # What cannot be removed is a leftover, which is logged.
+        # `prune` logs what cannot be removed.
         with contextlib.suppress(OSError):
             # Renamed first, so that no model server loads a partly deleted version.
             leaving = directory.with_name(f"{publishing.STAGING}{version}-pruned")

@@ -5,9 +5,8 @@
     embedded.json      `key` of the ads and models, and the number of `ads` that are finished
     collection.json    the collection in Milvus, if any, see `index.build_index`
 
-Files and memory of the pieces that are finished are mapped, so a catalog does not have to fit in
-memory. The caller has read the ads: rows appended to the log in the meantime are in the next
-release.
+The arrays are memory-mapped, so that a catalog does not have to fit in memory. The caller has read
+the ads: rows appended to the log in the meantime are in the next release.
 
 Shapes: N ads, D embedding size, F columns of ad features.
 """
@@ -56,20 +55,20 @@ def embed(
         directory: Directory of the files. Embeddings of other ads or models are replaced.
         ad_tower: The ad tower.
         ads: N ads with a column for each ad field.
-        model_id: Changes with the ad tower.
+        model_id: Id of the ad tower, which changes with its weights.
 
     Raises:
         InvalidModelError: The ad tower fails, or returns values that cannot be served.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    notes = directory / _PROGRESS_FILE
+    progress_file = directory / _PROGRESS_FILE
     key = _key(ads, model_id)
-    known = json.loads(notes.read_text()) if notes.is_file() else {}
-    if known.get("key") != key:
+    progress = json.loads(progress_file.read_text()) if progress_file.is_file() else {}
+    if progress.get("key") != key:
         discard(directory)
         directory.mkdir()
-        known = {}
-    done: int = known.get("ads", 0)
+        progress = {}
+    done: int = progress.get("ads", 0)
     paths = (directory / EMBEDDINGS_FILE, directory / FEATURES_FILE)
     arrays = [np.load(path, mmap_mode="r+") for path in paths] if done else []
     for first in terminal.with_progress(
@@ -84,9 +83,9 @@ def embed(
             ]
         for array, value in zip(arrays, values, strict=True):
             array[first : first + len(value)] = value
-            # On disk before it is noted.
+            # On disk before the progress file says so.
             array.flush()
-        files.write_json(notes, {"key": key, "ads": first + piece.num_rows}, durable=True)
+        files.write_json(progress_file, {"key": key, "ads": first + piece.num_rows}, durable=True)
     # Mapped again: pages that were written stay in memory otherwise.
     embeddings, features = (np.load(path, mmap_mode="r") for path in paths)
     return EmbeddedCatalog(embeddings, features, directory / _COLLECTION_FILE)
@@ -127,7 +126,7 @@ def _embedded(ad_tower: models.AdTower, ads: pa.Table) -> tuple[np.ndarray, np.n
 
 @contextlib.contextmanager
 def running(model: models.QueryTower | models.AdTower | models.RankerModel) -> Iterator[None]:
-    """Converts errors of a run.
+    """Converts the errors of a model that is run in the `with` block.
 
     Raises:
         InvalidModelError: The model fails.

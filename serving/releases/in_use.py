@@ -51,7 +51,7 @@ def is_in_use(base: pathlib.Path, version: int) -> bool | None:
     It is None if the file system does not support locks, or the manifest is not writable.
     """
     try:
-        with unused_releases(base, version) as is_unused:
+        with locked_if_unused(base, version) as is_unused:
             return not is_unused
     except FileNotFoundError:
         return False
@@ -60,7 +60,7 @@ def is_in_use(base: pathlib.Path, version: int) -> bool | None:
 
 
 @contextlib.contextmanager
-def unused_releases(base: pathlib.Path, version: int) -> Iterator[bool]:
+def locked_if_unused(base: pathlib.Path, version: int) -> Iterator[bool]:
     """Yields whether no process has the release loaded; none can load it until the block ends.
 
     Raises:

@@ -39,7 +39,7 @@ SIGNATURE = "serving_default"
 FOR_WEIGHTS, HEAD_WEIGHTS = "for_weights", "head_weights"
 FEATURES = "ad_features"
 _ADS_PER_CALL = 4096
-# They call functions that only the process that made the model has.
+# They call Python functions, which only the process that made the model has.
 _PYTHON_OPERATIONS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 # SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors. A
 # history is several inputs.
@@ -65,7 +65,7 @@ class _Model:
         signature: `inputs` and `outputs`, each name -> `{"dtype", "shape"}`, for the manifest.
 
     Raises:
-        InvalidModelError: The directory is not a SavedModel, its signature is another one, or it
+        InvalidModelError: The directory is not a SavedModel, or the model has another signature or
             calls Python.
     """
 
@@ -114,7 +114,7 @@ class _Model:
         self._inputs, self._outputs = _tensors(found)
 
     def _check(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-        given = {name: _words(spec) for name, spec in self.signature["inputs"].items()}
+        given = {name: _spec_text(spec) for name, spec in self.signature["inputs"].items()}
         produced = {name: spec["dtype"] for name, spec in self.signature["outputs"].items()}
         faults = [
             f"input {name!r}: expected {inputs.get(name, 'no such input')}, got "
@@ -147,7 +147,7 @@ class QueryTower(_Model):
     """Embeds raw query fields, in 0.4 ms; calling the same function eagerly takes 1.4 ms.
 
     Attributes:
-        num_weights: Number H of the heads whose weights it takes; None: it takes none.
+        num_weights: Number H of heads whose weights it takes; None: it takes no weights.
     """
 
     part = "query_tower"
@@ -175,7 +175,7 @@ class QueryTower(_Model):
                     f"the outputs {sorted(outputs)}. Save the model again with this signature, or "
                     "without it."
                 )
-            weights = _words(_spec(found.inputs[HEAD_WEIGHTS]))
+            weights = _spec_text(_spec(found.inputs[HEAD_WEIGHTS]))
             shape = re.fullmatch(r"float32 \(None, (\d+)\)", weights)
             if shape is None:
                 self.free()
@@ -334,6 +334,6 @@ def _spec(info: meta_graph_pb2.TensorInfo) -> dict[str, Any]:
     return {"dtype": tf.as_dtype(info.dtype).name, "shape": shape}
 
 
-def _words(spec: Mapping[str, Any]) -> str:
+def _spec_text(spec: Mapping[str, Any]) -> str:
     sizes = [None if size < 0 else size for size in spec["shape"]]
     return f"{spec['dtype']} {tuple(sizes)}"

@@ -1,4 +1,4 @@
-"""The directories of a release, three without a ranker: their training run and their checksums."""
+"""The parts of a release, one directory each: their training run and their checksums."""
 
 import concurrent.futures
 import hashlib
@@ -10,8 +10,6 @@ from typing import Any
 
 from serving import errors, manifest
 from tfrecords import files
-
-PARTS = manifest.PARTS
 
 
 def identity_path(part: str, directory: pathlib.Path) -> pathlib.Path:
@@ -25,7 +23,7 @@ def write_identity(
     """Writes the file that names the training run of a part. Exporters call it with each save.
 
     Args:
-        part: One of `PARTS`.
+        part: One of `manifest.PARTS`.
         directory: Directory of the part.
         training_id: Id of the training run.
         dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies.

@@ -70,7 +70,7 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
         "format_version": _FORMAT_VERSION,
         "stable": pointer.stable,
         "canary": canary,
-        "previous": pointer.previous[:_MAX_PREVIOUS],
+        "previous": list(pointer.previous[:_MAX_PREVIOUS]),
     }
     path = base / POINTER_FILE
     try:
@@ -90,7 +90,7 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
 
 def _is_written(path: pathlib.Path, document: Any) -> bool:
     try:
-        return bool(json.loads(path.read_bytes()) == json.loads(json.dumps(document)))
+        return bool(json.loads(path.read_bytes()) == document)
     except (OSError, ValueError):
         return False
 

@@ -33,7 +33,8 @@ def record(
 ) -> dict[str, Any]:
     """Records the candidates and scores of requests, each computed alone.
 
-    Services check them in a batch, so the check also finds models whose outputs depend on it.
+    Services check them in a batch, so the check also finds models whose outputs depend on the
+    batch.
 
     Args:
         rows: Inputs of each request, [1] or [1, L].
@@ -67,12 +68,12 @@ def record_ads(ads: pa.Table, embeddings: np.ndarray) -> dict[str, Any]:
     Returns:
         `rows` and `embeddings`, as in `manifest.Content`.
     """
-    shown = np.ones(len(embeddings), bool)
+    is_finite = np.ones(len(embeddings), bool)
     for column in ads.columns:
         if pa.types.is_floating(column.type):
             # JSON has no infinity, so such a field cannot be in a probe.
-            shown &= ~np.isinf(column.to_numpy())
-    rows = np.flatnonzero(shown)
+            is_finite &= ~np.isinf(column.to_numpy())
+    rows = np.flatnonzero(is_finite)
     rows = rows[np.linspace(0, len(rows), NUM_PROBES, endpoint=False).astype(int)[: len(rows)]]
     return {"rows": rows.tolist(), "embeddings": embeddings[rows].tolist()}
 
@@ -144,7 +145,7 @@ def check_ad_tower(release: manifest.Manifest, tower: models.AdTower, index: AdI
 
 
 def _same_features(release: manifest.Manifest, features: np.ndarray, expected: np.ndarray) -> bool:
-    """Compares features [A, F]; vectors that a text encoder computes may be rounded otherwise."""
+    """Compares features [A, F]; vectors of a text encoder may be rounded differently."""
     if features.shape != expected.shape or np.array_equal(features, expected):
         return features.shape == expected.shape
     lengths = [field.get("length", 0) for field in release.ad_fields]
@@ -194,15 +195,14 @@ def _check_candidates(release: manifest.Manifest, embeddings: np.ndarray, index:
     # Ads that tie with the last candidate may replace it. A wider search returns their scores.
     wide_scores, wide_rows = index.search(embeddings, 4 * num_candidates)
     slack = 0 if index.searcher.is_exact else max(1, int(_APPROXIMATE_SLACK * num_candidates))
-    for probe, wanted in enumerate(expected):
-        missing = set(wanted.tolist()) - set(rows[probe].tolist())
-        known: dict[Any, float] = dict(zip(wide_rows[probe], wide_scores[probe], strict=True))
+    for probe, recorded in enumerate(expected):
+        missing = set(recorded.tolist()) - set(rows[probe].tolist())
+        score_of: dict[Any, float] = dict(zip(wide_rows[probe], wide_scores[probe], strict=True))
         worst = scores[probe, -1] - _tolerance(scores[probe])
-        lost = [row for row in missing if known.get(row, -np.inf) < worst]
+        lost = [row for row in missing if score_of.get(row, -np.inf) < worst]
         if len(lost) > slack or rows.shape[1] != num_candidates:
-            raise _mismatch(
-                release, "ad_index", f"request {probe} lost {len(lost)} of {len(wanted)} candidates"
-            )
+            counts = f"{len(lost)} of {num_candidates} candidates"
+            raise _mismatch(release, "ad_index", f"request {probe} lost {counts}")
 
 
 def _mismatch(release: manifest.Manifest, part: str, reason: str) -> errors.ProbeMismatchError:

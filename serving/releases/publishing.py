@@ -103,13 +103,13 @@ def _publish(
                     _logger.warning("The collection of the release stays: %s", error)
             raise
     finally:
-        for part in parts.PARTS:
+        for part in manifest.PARTS:
             shutil.rmtree(getattr(staged, part), ignore_errors=True)
 
 
 def _stage(root: pathlib.Path, version: int) -> Staged:
     name = f"{STAGING}{version}-{uuid.uuid4().hex[:8]}"
-    directories = {part: root / part / name for part in parts.PARTS}
+    directories = {part: root / part / name for part in manifest.PARTS}
     for directory in directories.values():
         directory.mkdir(parents=True)
     return Staged(version=version, **directories)
@@ -153,7 +153,7 @@ def _take_back(root: pathlib.Path, staged: Staged) -> None:
     """Undoes the renames of a publish that failed, the manifest's first."""
     try:
         manifest.path_of(root, staged.version).unlink(missing_ok=True)
-        for part in reversed(parts.PARTS):
+        for part in reversed(manifest.PARTS):
             directory = root / part / str(staged.version)
             if directory.exists():
                 directory.rename(getattr(staged, part))
@@ -165,7 +165,7 @@ def _take_back(root: pathlib.Path, staged: Staged) -> None:
 
 
 def _used_versions(root: pathlib.Path) -> set[int]:
-    names = [path.name for part in parts.PARTS for path in (root / part).glob("*")]
+    names = [path.name for part in manifest.PARTS for path in (root / part).glob("*")]
     return {
         *(int(name) for name in names if name.isdecimal()),
         *manifest.versions(root),
@@ -197,7 +197,7 @@ def remove_leftovers(root: pathlib.Path) -> None:
     with contextlib.suppress(errors.ReleasesFileError):
         if named := pointer.read_pointer(root):
             published |= {str(named.stable), str(named.canary)}
-    for part in parts.PARTS:
+    for part in manifest.PARTS:
         for path in (root / part).glob("*"):
             unfinished = path.name.isdecimal() and path.name not in published
             if unfinished or path.name.startswith(STAGING):

@@ -20,7 +20,7 @@ def copy_release(
     gate: Gate | None = None,
     wait_seconds: float = 0.0,
 ) -> manifest.Manifest:
-    """Copies a release, after loading it and with its checksums verified.
+    """Loads and verifies a release, and copies it.
 
     Args:
         source: Base directory of the release.
@@ -64,7 +64,7 @@ def _copy_parts(release: bundle.Bundle, staged: publishing.Staged) -> None:
         try:
             shutil.copytree(release.base / part / str(release.version), target, dirs_exist_ok=True)
         except shutil.Error as error:
-            # It lists an error for each file; the first one is enough.
+            # It lists one error per file; the first is enough.
             raise OSError(error.args[0][0][2]) from error
         for path in parts.files_under(target):
             name = f"{part}/{release.version}/{path.relative_to(target).as_posix()}"

@@ -1,7 +1,7 @@
 """Keeps the list of versions that a model server serves in sync with the releases.
 
 Maintains the file that the server polls (`--model_config_file`). It names the stable release, the
-canary, and their predecessors as long as a process has them loaded, because its requests pin them.
+canary, and earlier releases while a process has them loaded, because its requests pin them.
 """
 
 import logging
@@ -64,7 +64,7 @@ class ServedVersions:
         self._only = only
         self._written: list[int] = []
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="served-versions", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="served-versions", daemon=True)
         self.update()
 
     def __enter__(self) -> Self:
@@ -113,7 +113,7 @@ class ServedVersions:
             or (version in served and is_held(self._base, version, self._written))
         ]
 
-    def _keep(self) -> None:
+    def _follow(self) -> None:
         problem = None
         while not self._stopping.wait(POLL_SECONDS):
             try:
