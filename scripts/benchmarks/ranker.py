@@ -77,7 +77,7 @@ def measure(
     values = flags.FLAGS
     loaded = model_server.Servable("ranker", 1, base / "1", saved_model.session_config())
     outputs = list(loaded.predict("", full_requests.as_arrays(*full_requests.draw(data_set, 1))))
-    client = ranker.RankerClient(address, version=1, outputs=outputs, model_name="ranker")
+    client = ranker.RankerClient(address, version=1, outputs=outputs)
     loop = asyncio.new_event_loop()
 
     def grpc(inputs: Inputs) -> Callable[[], Any]:

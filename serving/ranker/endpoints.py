@@ -11,7 +11,7 @@ from serving.ranker import ranker_client
 
 _logger = logging.getLogger(__name__)
 _DNS = "dns:///"
-# Targets that gRPC reads itself: a server, and others for the time after it has ended.
+# Targets of gRPC, which calls one of their servers, and the next one after that has ended.
 _TARGETS = ("ipv4:", "ipv6:", "unix:")
 # Time between two lookups of a name. CoreDNS caches the addresses of a service for 5 s.
 _RESOLVE_SECONDS = 5.0
@@ -118,11 +118,11 @@ class Endpoints:
         self._names = [part.removeprefix(_DNS) for part in parts if part.startswith(_DNS)]
         self._resolving: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
-        self._next_look_up = clock()
+        self._next_lookup = clock()
         self._use(self._fixed)
 
     async def refresh(self, timeout_seconds: float, failed: bool = False) -> None:
-        """Looks the names up again if it is time to; waits only while no server is known.
+        """Looks up the names if the next lookup is due; waits only while no server is known.
 
         Args:
             timeout_seconds: Time to wait; the lookup continues after it.
@@ -132,13 +132,13 @@ class Endpoints:
             return
         now = self._clock()
         if failed:
-            soon = self._next_look_up - _RESOLVE_SECONDS + _RESOLVE_AFTER_FAILURE_SECONDS
-            self._next_look_up = min(self._next_look_up, max(soon, now))
+            soon = self._next_lookup - _RESOLVE_SECONDS + _RESOLVE_AFTER_FAILURE_SECONDS
+            self._next_lookup = min(self._next_lookup, max(soon, now))
         task = self._resolving
         if task is not None and (task.done() or task.get_loop() is not asyncio.get_running_loop()):
             task = None
-        if task is None and now >= self._next_look_up:
-            self._next_look_up = now + _RESOLVE_SECONDS
+        if task is None and now >= self._next_lookup:
+            self._next_lookup = now + _RESOLVE_SECONDS
             task = self._resolving = asyncio.get_running_loop().create_task(self._look_up())
         if task is not None and not self.clients:
             try:
@@ -176,15 +176,15 @@ class Endpoints:
 
     def _use(self, addresses: list[str]) -> list[ranker_client.RankerClient]:
         """Replaces the known servers, and returns the clients of the removed ones."""
-        gone = [client for address, client in self.clients.items() if address not in addresses]
-        if self.clients and (gone or len(set(addresses)) != len(self.clients)):
+        removed = [client for address, client in self.clients.items() if address not in addresses]
+        if self.clients and (removed or len(set(addresses)) != len(self.clients)):
             _logger.warning("Rankers behind %s: %s", self.address, ", ".join(addresses))
         self.clients = {
             address: self.clients.get(address)
             or ranker_client.RankerClient(address, version=self.version, outputs=self._outputs)
             for address in dict.fromkeys(addresses)
         }
-        return gone
+        return removed
 
 
 def connect(

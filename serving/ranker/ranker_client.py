@@ -38,7 +38,8 @@ _TOO_LARGE = ("larger than max", "OOM", "Out of memory")
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
 _FLOAT_BYTES = 4
 # Time for the watcher of a closed channel to end.
-_SECONDS_OF_WATCHER = 0.1
+_WATCHER_END_SECONDS = 0.1
+_MODEL_NAME = "ranker"
 
 
 class RankerClient:
@@ -52,13 +53,10 @@ class RankerClient:
         version: Release version, sent with each request and checked in each reply.
     """
 
-    def __init__(
-        self, address: str, *, version: int, outputs: Iterable[str], model_name: str = "ranker"
-    ) -> None:
+    def __init__(self, address: str, *, version: int, outputs: Iterable[str]) -> None:
         self.address = address
         self.version = version
         self._outputs = tuple(outputs)
-        self._model_name = model_name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection = 0
 
@@ -108,7 +106,7 @@ class RankerClient:
             )
         if reply.model_spec.version.value != self.version:
             raise errors.RankerMismatchError(
-                f"The server at {self.address} answered with {self._model_name} version "
+                f"The server at {self.address} answered with {_MODEL_NAME} version "
                 f"{reply.model_spec.version.value}; expected the pinned version {self.version}."
             )
         return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
@@ -143,7 +141,7 @@ class RankerClient:
         if self._loop is asyncio.get_running_loop():
             await self._channel.close(grace_seconds)
             # Closing usually ends the watcher. Its last event should find the loop running.
-            await asyncio.wait({self._watcher}, timeout=_SECONDS_OF_WATCHER)
+            await asyncio.wait({self._watcher}, timeout=_WATCHER_END_SECONDS)
             self._watcher.cancel()
 
     def _connect(self) -> prediction_service_pb2_grpc.PredictionServiceStub:
@@ -214,7 +212,7 @@ class RankerClient:
         self, columns: requests.Columns, ad_features: np.ndarray
     ) -> predict_pb2.PredictRequest:
         request = predict_pb2.PredictRequest()
-        request.model_spec.name = self._model_name
+        request.model_spec.name = _MODEL_NAME
         request.model_spec.version.value = self.version
         request.model_spec.signature_name = "serving_default"
         for name, column in columns.items():
@@ -247,13 +245,13 @@ class RankerClient:
             return errors.RankerUnavailableError(f"{server} is not available: {details}")
         if status is grpc.StatusCode.NOT_FOUND:
             return errors.RankerVersionError(
-                f"{server} does not serve {self._model_name} version {self.version}: {details}"
+                f"{server} does not serve {_MODEL_NAME} version {self.version}: {details}"
             )
         return errors.RankerReplyError(f"{server} rejected the call: {status.name}: {details}")
 
 
 def pauses() -> Iterator[float]:
-    """Yields increasing pauses before a call is repeated, in seconds, at random around 2 to 50 ms.
+    """Yields pauses before retries in seconds: exponential backoff with jitter, up to 50 ms.
 
     References: M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015.
     """
@@ -303,7 +301,7 @@ def _decode(tensor: tensor_pb2.TensorProto | None, name: str, shape: tuple[int, 
 
 
 def check_finite(name: str, scores: np.ndarray) -> None:
-    """Checks the scores of an output; the ranking stage leaves out single ones.
+    """Checks that some scores of an output are finite; the ranking stage handles the others.
 
     Raises:
         RankerReplyError: All scores are NaN or infinite.

@@ -13,7 +13,7 @@ from serving.ranker import verified_ranker
 # A slow call raises the slowness of a replica at once; it decays with this time constant, so that a
 # replica that was ten times slower than others is retried after 2.3 of them.
 _SLOWNESS_SECONDS = 5.0
-# Calls of a healthy replica differ by as much.
+# Calls of a healthy replica vary by up to this factor.
 _MIN_SLOWNESS = 2.0
 # Failed calls in a row after which a replica is not called until its probes pass.
 _FAILURES_TO_PAUSE = 4
@@ -31,7 +31,7 @@ class Replica:
         ranker: The client, used only after the replica has reproduced the probes.
         failures: Number of calls in a row that failed because of the server.
         in_flight: Number of calls in flight.
-        turn: Number of the choice that took it last.
+        turn: Number of the last choice of this replica, counted over all replicas.
         suspect: Whether its last call failed or was late.
         next_check: Monotonic time before which the probes of a healthy replica are not run again.
         check: Background run of its probes.

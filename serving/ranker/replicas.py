@@ -1,6 +1,6 @@
 """Calls one of several rankers that serve the same release, and another one if it fails or is late.
 
-    choice          among the healthy replicas: (calls in flight + 1) × recent slowness, least first
+    choice          the healthy replica with the lowest (calls in flight + 1) × recent slowness
     failed call     the next replica is called at once; each replica once
     busy replica    the next replica is called; if all are busy, they are called again after a pause
     late call       a second replica is called, and the first answer counts
@@ -178,7 +178,7 @@ class Replicas:
             try:
                 return await self._call_in_turn(columns, ad_features, end)
             except errors.RankerBusyError as error:
-                # The later ones say only what happened in the time that was left.
+                # Later errors name only the time that was left.
                 busy = busy or error
             except errors.RankerDeadlineError:
                 if busy is None:
@@ -208,7 +208,7 @@ class Replicas:
                 if replica is not None:
                     # If no other can be called, all may be late, so none should be avoided.
                     if is_late:
-                        self._late(running)
+                        self._avoid(running)
                     tried.append(replica)
                     # The last healthy one is waited for, if it reconnects or is busy.
                     wait = replica.is_healthy and self.num_healthy == 1
@@ -269,8 +269,8 @@ class Replicas:
             return remaining / 2
         return min(max(_LATE_FACTOR * expected, _MIN_LATE_SECONDS), remaining / 2)
 
-    def _late(self, running: dict[asyncio.Task[dict[str, np.ndarray]], Replica]) -> None:
-        """Makes other calls avoid replicas that are late, until their probes are answered."""
+    def _avoid(self, running: dict[asyncio.Task[dict[str, np.ndarray]], Replica]) -> None:
+        """Makes other calls avoid late replicas until they answer their probes."""
         for replica in running.values():
             if not replica.suspect:
                 replica.suspect = True
@@ -330,7 +330,7 @@ class Replicas:
     def _check(self, replica: Replica) -> None:
         """Runs the probes of a replica in the background, until they pass."""
         if replica not in self._replicas.values():
-            return  # A call to a server that has left DNS has failed.
+            return  # The server of the failed call has left DNS.
         loop = asyncio.get_running_loop()
         task = replica.check
         if task is not None and not task.done() and task.get_loop() is loop:
@@ -367,7 +367,7 @@ class Replicas:
             self._update()
 
     def _update(self) -> None:
-        """Follows the known servers."""
+        """Updates the replicas to the known servers."""
         clients: dict[str, verified_ranker.Scorer] = {}
         if self._endpoints is None:
             clients[self._client.address] = self._client  # type: ignore[assignment]

@@ -131,7 +131,7 @@ class VerifiedRanker:
         try:
             return await self._predict(columns, ad_features, end, wait)
         except errors.RankerUnavailableError:
-            # A server that was unreachable before the call is not waited for.
+            # Does not wait for a server that was unreachable before the call.
             if not was_verified or not wait:
                 raise
         await self._verify_next(min(end, time.monotonic() + _RECONNECT_SECONDS))
