@@ -4,6 +4,6 @@ import os
 
 import tfrecords  # noqa: F401  (TensorFlow starts quietly)
 
-# Threads of faiss that spin while they wait for each other are slow where other processes run. The
+# By default, waiting threads of faiss spin, which is slow on cores that other processes use. The
 # variable is read when faiss is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,6 +1,6 @@
 """Options of the online service and their defaults.
 
-An option with a help text is also a flag of `tfrec serve`. Importing it loads no TensorFlow.
+An option with a help text is also a flag of `tfrec serve`. The module imports no TensorFlow.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ def option(
     """Returns a dataclass field with the help text of its flag.
 
     Args:
-        default: Default of the option and of the flag; a number, a string or a boolean, whose type
-            is that of the flag.
+        default: Default of the option and of the flag: a number, a string or a boolean. The flag
+            has the same type.
         help: Help text, which is not repeated in the docstring of the config.
         minimum: Minimum that the flag accepts. None: any value.
         flag: Name of the flag. None: the name of the option.
@@ -149,8 +149,8 @@ class UserStoreConfig:
 
     read_timeout_ms: float = option(
         5.0,
-        "Time that a request waits for its user's data, in milliseconds; then it continues "
-        "without it.",
+        "Time that a request waits for its user's data, in milliseconds; after that, it is "
+        "answered without the data.",
         minimum=0.1,
         flag="user_store_ms",
     )
@@ -167,7 +167,7 @@ class UserStoreConfig:
     record_impressions: bool = option(
         True,
         "Whether the ads of each answer count as shown to its user. Turn it off if your pages "
-        "report what they show as events.",
+        "report impressions as events.",
         flag="store_impressions",
     )
     max_queued: int = 10_000

@@ -46,7 +46,7 @@ class ProbeMismatchError(BundleError):
 
 
 class InvalidModelError(BundleError):
-    """A SavedModel cannot be a part of a release; the message states the requirement."""
+    """A SavedModel does not meet the requirements of a release."""
 
 
 class AdIndexError(BundleError):
@@ -62,13 +62,13 @@ class LiveIndexError(BundleError):
 
 
 class PublishError(BundleError):
-    """A version cannot be published: taken, incomplete, or another publish is running."""
+    """A release cannot be published, promoted or rolled back; the message says why."""
 
     code = "publish_error"
 
 
 class ReleaseRefusedError(BundleError):
-    """The export gate rejected a ranker; the message names the head, the metric and the remedy."""
+    """The export gate refused a release; the message names the metrics and the remedy."""
 
 
 class ReleasesFileError(BundleError):
@@ -145,7 +145,7 @@ class RankerMismatchError(RankerError):
 
 
 class ServerStartError(ServingError):
-    """The service or its model server cannot start, or its processes exit as soon as they do."""
+    """The service or its model server cannot start, or its processes exit repeatedly."""
 
 
 class TfrecClientError(ServingError):
@@ -186,7 +186,7 @@ class ClientStatusError(TfrecClientError):
         self.code = code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception's own passes only the message, so that no other process could build it.
+        # By default, only the message is pickled, and the error could not be unpickled.
         return type(self), (self.status, self.code, *self.args), vars(self)
 
 

@@ -61,7 +61,7 @@ class Content:
             history is a `categorical_list`, and its ages (`numeric_list`) and events are fields
             whose `of` names the history.
         ad_fields: The same for each raw ad field, in the order of `ad_features`. A list field takes
-            several columns, and a vector half of its length.
+            several columns, and a vector one for every two numbers.
         heads: Heads of the ranker, including untrained ones; without a ranker, all are untrained.
         weights_source: Source of the heads' weights: `schema`, its weights; `values`, its values
             in money; `standardized`, the spread of the scores; `equal`, no source.
@@ -231,12 +231,12 @@ def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundErro
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Returns the file content that `writing` expects.
+    """Returns the content of the file `manifests/N.json`, for `writing`.
 
     Raises:
         ValueError: A value cannot be represented in JSON, such as NaN or infinity.
     """
-    document = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(Manifest)}
+    document = dataclasses.asdict(manifest)
     return _canonical({**document, "manifest_sha256": _digest(document)})
 
 
@@ -314,11 +314,5 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
-    text = json.dumps(
-        document,
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-        default=dataclasses.asdict,
-    )
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode()

@@ -69,5 +69,5 @@ def without_secrets(address: str) -> str:
 
 
 def is_of_replica(error: Exception) -> bool:
-    """Returns whether an error is what a replica answers to a write."""
+    """Returns whether an error says that the server is a replica, which refuses writes."""
     return "read only replica" in str(error)

@@ -106,7 +106,7 @@ class TrainedStages:
                 parallel; None: as in the last export, or the default.
 
         Raises:
-            ValueError: The report is not one.
+            ValueError: `report` is not an `EvaluationReport`.
             ReleaseRefusedError: The gate refuses the release; nothing is published.
         """
         if not isinstance(report, evaluation.EvaluationReport | None):
@@ -140,15 +140,15 @@ def train(
         ranking: Options of the ranker; None: the defaults.
         progress: Whether to show progress bars and one line per step.
         callbacks: Additional callbacks for each call of `Model.fit`: for the ranker, and then for
-            the two-tower model, on clicks and in distillation. A stage that is loaded calls none.
+            the two-tower model, on clicks and in distillation. A loaded stage calls none of them.
 
     Raises:
-        ValueError: The data set lacks training data of a stage, such as clicks; or a model or
-            callback is not as expected.
+        ValueError: The data set lacks training data of a stage, such as clicks; or a model or a
+            callback is invalid.
         BlockingIOError: Another process is working in the directory.
     """
     retrieval_config, ranking_config = retrieval or RetrievalConfig(), ranking or RankerConfig()
-    # All of it fails before the first stage is trained.
+    # Everything is checked before the first stage is trained.
     check_kind(retrieval_config, RetrievalConfig)
     check_kind(ranking_config, RankerConfig)
     RETRIEVAL_MODELS.get(retrieval_config.retrieval_model)
