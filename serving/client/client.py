@@ -23,7 +23,7 @@ from serving.requests import Answer, Event, EventFields, EventsAdded, Request, R
 class Client:
     """Client of one service. It keeps connections open and is thread-safe.
 
-    A forked process may use it, too, over connections of its own.
+    A forked process may use it, too, and opens its own connections.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Client:
 
     @property
     def _calls(self) -> http_calls.Calls:
-        """The calls over connections of this process.
+        """The calls over this process's connections.
 
-        Processes that share a connection after a fork get each other's answers.
+        Processes that share a connection after a fork would get each other's answers.
         """
         if self._process_id != os.getpid() and not self._http.is_closed:
             self._connect()

@@ -38,7 +38,7 @@ DEFAULT_TIMEOUT_SECONDS = 10.0
 # Share of the caller's timeout that the service gets as its deadline, so that an answer in
 # retrieval order arrives before the caller gives up.
 _DEADLINE_SHARE = 0.9
-# Below the 5 s of uvicorn, so that no connection is reused that the service is about to close.
+# Below the 5 s after which many proxies close idle connections, so that none is reused just then.
 _KEEPALIVE_SECONDS = 4.0
 
 
@@ -110,7 +110,7 @@ def options(
                 f"verify: expected a PEM file of certificates, got {verify!r}: {error}."
             ) from error
     elif verify is not False:
-        # With the certificates of SSL_CERT_FILE, which trust_env=False would leave out.
+        # With the certificates of SSL_CERT_FILE, which trust_env=False would ignore.
         context = httpx.create_ssl_context()
     return {
         "base_url": url,
@@ -118,7 +118,7 @@ def options(
         "limits": httpx.Limits(keepalive_expiry=_KEEPALIVE_SECONDS),
         "headers": {"authorization": f"Bearer {token}"} if token else {},
         "verify": context,
-        # The proxy of http_proxy does not reach this host's loopback.
+        # A proxy (http_proxy) cannot reach the loopback interface of this host.
         "trust_env": not _is_loopback(url.host),
     }
 
@@ -158,7 +158,7 @@ def requests_of(batch: Iterable[Request | RequestFields]) -> list[Request]:
 
 
 def _parsed(model: type[_Model], value: Any, place: str = "") -> _Model:
-    """Does what `requests.parse` does, with the error that a service's refusal raises."""
+    """Parses a value like `requests.parse`; raises the error of a refusal by a service."""
     try:
         return requests.parse(model, value, place)
     except errors.InvalidRequestError as error:
@@ -166,7 +166,7 @@ def _parsed(model: type[_Model], value: Any, place: str = "") -> _Model:
 
 
 def refused(error: errors.InvalidRequestError) -> errors.ClientRequestError:
-    """Returns the error that a service's refusal of a request raises."""
+    """Returns the error that clients raise if a service refuses the request."""
     return errors.ClientRequestError(error.status, error.code, str(error))
 
 
@@ -280,7 +280,7 @@ class Calls:
             path: Path of the route.
             body: JSON object, or None.
             max_deadline_ms: Longest deadline of the requests in the body, in milliseconds.
-            is_retried: Whether a 503 is retried; it is not if it is the answer.
+            is_retried: Whether to retry after a failure. False: a 503 is an answer.
         """
         if self._http.is_closed:
             raise closed()
@@ -306,11 +306,11 @@ class Calls:
             try:
                 return _document(place, outcome, self._timeout_seconds)
             except errors.TfrecClientError as error:
-                wait = _wait(outcome, pause_seconds)
-                is_last = attempt == self._retry.attempts or self._clock() + wait >= end
-                if is_last or not (is_retried and _may_pass(error)):
+                wait_seconds = _wait_seconds(outcome, pause_seconds)
+                is_last = attempt == self._retry.attempts or self._clock() + wait_seconds >= end
+                if is_last or not (is_retried and _is_transient(error)):
                     raise
-            await self._pause(wait)
+            await self._pause(wait_seconds)
             pause_seconds = min(2 * pause_seconds, self._retry.max_pause_seconds)
         raise AssertionError("The last attempt returns or raises.")
 
@@ -361,18 +361,19 @@ def _answer_to(body: Mapping[str, Any], document: Mapping[str, Any]) -> Answer:
     return answer
 
 
-def _may_pass(error: errors.TfrecClientError) -> bool:
+def _is_transient(error: errors.TfrecClientError) -> bool:
     if isinstance(error, errors.ClientStatusError):
         return error.status in (429, 503)
     return isinstance(error, errors.ClientConnectionError)
 
 
-def _wait(outcome: httpx.Response | Exception, pause: float) -> float:
-    wait = pause * random.uniform(0.5, 1.0)
+def _wait_seconds(outcome: httpx.Response | Exception, pause_seconds: float) -> float:
+    wait_seconds = pause_seconds * random.uniform(0.5, 1.0)
     if isinstance(outcome, httpx.Response):
         retry_after = outcome.headers.get("retry-after", "")
-        return max(wait, float(retry_after)) if retry_after.isdigit() else wait
-    return wait
+        if retry_after.isdigit():
+            return max(wait_seconds, float(retry_after))
+    return wait_seconds
 
 
 def _bad_url(base_url: str) -> errors.TfrecClientError:

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 class LocalClient:
     """Answers requests from a bundle; thread-safe.
 
-    A forked process cannot use it: it has neither its threads nor those of TensorFlow.
+    A forked process cannot use it, because its threads and those of TensorFlow are not forked.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class LocalClient:
     def close(self) -> None:
         """Stops the threads and cancels the calls in flight.
 
-        In a forked process, which has no such threads, it does nothing.
+        Does nothing in a forked process, which has no such threads.
         """
         if self._is_forked:
             return
@@ -183,7 +183,7 @@ class LocalClient:
     def _call(
         self, method: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
     ) -> Result:
-        """Runs a call; raises refusals as the HTTP client does."""
+        """Runs a call; raises the same errors for refusals as the HTTP client."""
         try:
             return self._wait(method(self._open()))
         except errors.InvalidRequestError as error:
@@ -201,7 +201,7 @@ class LocalClient:
         if self._is_forked:
             raise errors.TfrecClientError(
                 "The client belongs to the process that this one was forked from. Start "
-                "processes by the method spawn, and create a client in each."
+                "processes with the method spawn, and create a client in each."
             )
         if self._service is None or self._closed:
             raise http_calls.closed()

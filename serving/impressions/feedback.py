@@ -30,7 +30,7 @@ from tfrecords import files
 
 _KEYS = ["_request_id", "_ad_id"]
 _IMPRESSION = "impression"
-# Rows joined at a time: each join takes time for all events, and a service writes a file a minute.
+# Rows joined at a time. Each join visits all events, and a service writes a file each minute.
 _ROWS_PER_JOIN = 100_000
 
 
@@ -42,7 +42,7 @@ class Joined:
         rows: Number of impressions written.
         requests: Number of answers that these impressions belong to.
         young: Number of impressions left out because their feedback may still arrive.
-        duplicate_rows: Number of impressions left out because they were in the log before.
+        duplicate_rows: Number of impressions left out because they are duplicates.
         events: Number of events, without duplicates.
         matched: Number of events that match an impression of the log.
         unmatched: Number of events that match none.
@@ -54,8 +54,8 @@ class Joined:
         refunded: Number of ads whose refunds exceed their revenue, which is 0.
         repeated: Number of shown ads whose request id repeats an earlier answer's.
         totals: Sum of each label over the rows.
-        unread: Field or column of the events that is not read -> a hint at the one that was meant,
-            or "".
+        unread: Field or column of the events that is not read -> a suggestion of a similar one, or
+            "".
         shown_columns: Columns that answers show, such as a title. The log does not have them, so
             they are not in the schema.
         schema: JSON of the schema for `tfrec convert`.
@@ -203,10 +203,10 @@ def _merged(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _distinct_tables(log: Sequence[_LogFile], columns: list[str]) -> Iterator[tuple[pa.Table, int]]:
-    """Yields the rows that are not in an earlier file, and the number of others."""
+    """Yields the rows that are not in an earlier file, and the number of duplicates."""
     seen: pa.Table | None = None
     ordered = sorted(log, key=lambda file: file.span.first)
-    # Files of different releases may have their columns in another order.
+    # The order of columns may differ between releases.
     for table in _merged(logged_schema.read_file(f.path).select(columns) for f in ordered):
         num_rows = table.num_rows
         impressions = pc.binary_join_element_wise(table["_answer_id"], table["_ad_id"], "\0")

@@ -30,12 +30,12 @@ from tfrecords import terminal
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 _EVENT_ID = "event_id"
 # Fields of events in the log of a service that only other readers use.
-_OF_THE_LOG = ("user_id", "time", "received", "impression")
+_LOG_FIELDS = ("user_id", "time", "received", "impression")
 # Why events are left out.
 _NO_REQUEST, _IMPRESSION = "no request", "impression"
 _JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 _BYTE_ORDER_MARK = "\ufeff"
-# This few malformed events are never too many, unless they are half of all events.
+# Up to this many malformed events are tolerated, unless they are half of all events.
 _TOLERATED_REJECTS = 10
 _Parse = Callable[[Any], Any]
 
@@ -69,7 +69,7 @@ class FeedbackEvents:
         rejected: Malformed events.
         without_request: Number of events that name a user and no request.
         impressions: Number of impressions of answers, each time that they were delivered.
-        unread: Field or column that is not read -> a hint at the one that was meant, or "".
+        unread: Field or column that is not read -> a suggestion of a similar one, or "".
     """
 
     table: pa.Table
@@ -130,7 +130,7 @@ def read(
         left_out[_IMPRESSION],
         {
             name: terminal.suggestion_for(name, columns)
-            for name in sorted(fields - {*columns, *_OF_THE_LOG})
+            for name in sorted(fields - {*columns, *_LOG_FIELDS})
         },
     )
 
@@ -138,9 +138,9 @@ def read(
 def _collected(
     paths: Sequence[pathlib.Path], kinds: Mapping[str, str]
 ) -> tuple[dict[str, list[Any]], list[Rejected], set[str], collections.Counter[str], set[str]]:
-    """Returns the columns of all events, the malformed events, and the names of files' columns.
+    """Returns the columns of all events, the malformed events, and the names in files' headers.
 
-    The last two are the numbers of events that are left out, and the fields of the others.
+    The last two are the numbers of events left out, by reason, and the fields of the others.
     """
     columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, _EVENT_ID, *kinds)}
     rejected: list[Rejected] = []
@@ -181,9 +181,9 @@ def _combined(
     events: pa.Table, labels: Sequence[str], kinds: Mapping[str, str]
 ) -> tuple[pa.Table, int]:
     """Returns a row for each request and ad, and the number of those with too many refunds."""
-    ways = ["sum" if kinds[label] == manifest.AMOUNT else "max" for label in labels]
+    functions = ["sum" if kinds[label] == manifest.AMOUNT else "max" for label in labels]
     found = events.group_by(list(_IDS)).aggregate(
-        [*zip(labels, ways, strict=True), ([], "count_all")]
+        [*zip(labels, functions, strict=True), ([], "count_all")]
     )
     columns = dict(zip((*_IDS.values(), *labels, "num_events"), found.columns, strict=True))
     refunded = 0
@@ -244,7 +244,7 @@ def _text_lines(
     path: pathlib.Path, labels: Mapping[str, str], named: set[str]
 ) -> Iterator[tuple[int, Any, _Parse]]:
     parse: _Parse | None = json.loads if path.suffix in _JSON_ENDINGS else None
-    # Bad bytes reject their line only.
+    # A line with invalid UTF-8 is rejected, not the file.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(_BYTE_ORDER_MARK).strip("\r\n")

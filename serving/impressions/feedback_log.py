@@ -5,9 +5,9 @@
 
 An event of an answer has its request id. Others have null, because there is no impression to join
 them to: `join_feedback` leaves them out. It also leaves out impressions, because its rows come from
-the impression log. `received` is when the event arrived. Lines are written whole and at once,
-and several processes may write to one directory. A line is safe from the end of its process; the
-operating system writes it to the disk within seconds.
+the impression log. `received` is when the event arrived. Lines are written whole and immediately,
+and several processes may write to one directory. A written line survives the end of its process;
+the operating system writes it to the disk within seconds.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 FEEDBACK_PATTERN = "feedback-*.jsonl"
 # A file that is no longer written can be joined and moved away.
 _SECONDS_PER_FILE = 3600.0
-# A failure is a problem of the log for this long: the next events may be hours away.
+# A failure is reported as a problem for this long, because the next events may be hours away.
 _PROBLEM_SECONDS = 60.0
 
 
@@ -120,7 +120,7 @@ class FeedbackLog:
     def _opened(self) -> io.FileIO:
         now = self._clock()
         if self._path is not None and now - self._since <= _SECONDS_PER_FILE:
-            # A file that was moved away is not made again: a second move would replace it.
+            # A file that was moved away is not created again: moving that one would replace it.
             with contextlib.suppress(FileNotFoundError):
                 file = self._path.open("r+b", buffering=0)
                 file.seek(0, os.SEEK_END)

@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 FILE_PATTERN = "impressions-*.parquet"
 _PARTIAL = ".{}.partial"
-# Rows converted at a time: some milliseconds, in which answers wait for Python's lock.
+# Rows converted at a time, which takes some milliseconds. Answers wait for the GIL meanwhile.
 _ROWS_PER_BATCH = 400
 _POLL_SECONDS = 0.2
 # An older partial file is left over from a killed process.
@@ -60,7 +60,7 @@ class _Pending:
         self.shown.append(shown)
         self.shown_rows += len(shown.answer.ads)
 
-    def lay_out(self) -> None:
+    def convert(self) -> None:
         """Converts the added answers to a record batch; if a value does not fit, they are lost."""
         shown, self.shown, self.shown_rows = self.shown, [], 0
         if shown:
@@ -83,8 +83,8 @@ class ImpressionLog:
         clock: Returns the time in seconds, for the age of rows that are not in a file yet.
         observe: Called with `written` or `dropped` and a number of rows.
         observe_problem: Called with whether the log cannot be written, after each attempt.
-        counts_as_shown: Whether the ads of the answers count as shown to their users, which each
-            file says. False: the pages report what they show as events.
+        counts_as_shown: Whether the ads of the answers count as shown to their users, as recorded
+            in each file. False: the pages report what they show as events.
 
     Attributes:
         problem: Why the log cannot be written. None: it can.
@@ -209,16 +209,16 @@ class ImpressionLog:
         )
         pending.add(shown)
         if pending.shown_rows >= _ROWS_PER_BATCH:
-            self._lay_out(pending)
+            self._convert(pending)
             if pending.batched_rows >= self._config.rows_per_file:
                 self._write(pending)
 
-    def _lay_out(self, pending: _Pending) -> None:
+    def _convert(self, pending: _Pending) -> None:
         rows = pending.shown_rows
         try:
-            pending.lay_out()
+            pending.convert()
         except Exception as error:
-            # Whatever is wrong with an answer, the thread must continue.
+            # The thread must survive any faulty answer.
             self._drop(rows)
             self._note_problem(error)
 
@@ -227,13 +227,13 @@ class ImpressionLog:
         self._observe("dropped", rows)
 
     def _write(self, pending: _Pending) -> None:
-        self._lay_out(pending)
+        self._convert(pending)
         if pending.batches:
             try:
                 self._write_file(pending)
             except (OSError, pa.ArrowException) as error:
                 self._note_problem(error)
-                # The latest rows, one file of them, are kept for the next attempt if there is one.
+                # Unless the log is closing, the latest rows, up to one file, are kept for a retry.
                 keep = self._config.rows_per_file
                 if self._closing.is_set():
                     keep = 0
@@ -272,7 +272,7 @@ class ImpressionLog:
 
 
 def _reason(error: Exception) -> str:
-    # The message names a different file at each attempt.
+    # Without the file, whose name differs at each attempt.
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     return str(error)

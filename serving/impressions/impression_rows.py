@@ -7,8 +7,8 @@ ads are left out: a table of ads has them.
     _answer_id        unique id of the answer; its rows belong to one request
     _request_id       request id of the answer, which feedback refers to
     _user_id          id of the user, if the request named one
-    _user_data        `found`, `unknown`, `late` or `failed`: what the user store had of the user;
-                      null without a user or a store
+    _user_data        `found`, `unknown`, `late` or `failed`: result of reading the user store; null
+                      without a user or a store
     _time             time of the request, in seconds since 1970
     _position         position of the ad; the first is 0
     _ad_id            ad id
@@ -38,7 +38,7 @@ from serving import manifest, requests
 METADATA = b"tfrec"
 USER_ID = "_user_id"
 USER_DATA = "_user_data"
-_OF_ANSWER = {
+_ANSWER_COLUMNS = {
     "_answer_id": pa.string(),
     "_request_id": pa.string(),
     USER_ID: pa.string(),
@@ -76,7 +76,7 @@ class RecordedAnswer:
 def schema(release: manifest.Manifest, counts_as_shown: bool) -> pa.Schema:
     """Returns the columns of a release's log, with metadata for `logged_schema`."""
     fields = [*release.query_fields, *(f for f in release.ad_fields if f["kind"] != "dense")]
-    columns = {**_OF_ANSWER, **_ad_columns(release)}
+    columns = {**_ANSWER_COLUMNS, **_ad_columns(release)}
     columns.update({f"_weight_{head.label}": pa.float64() for head in release.heads})
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
     known = {

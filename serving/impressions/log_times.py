@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Hosts end at different times, because each writes a file a minute.
+# Logs of hosts end at different times, because each host writes a file a minute.
 _USUAL_GAP_SECONDS = 300.0
 
 
@@ -68,7 +68,7 @@ def _corroborated(hosts: Sequence[Span]) -> float:
     active = ((first <= middles[:, None]) & (middles[:, None] <= last)).sum(axis=1)
     order = np.argsort(-active, kind="stable")
     seconds = np.cumsum(np.diff(edges)[order])
-    # For at least half of the time, so many hosts were logging.
+    # At least this many hosts were logging for half of the time.
     usual = int(active[order][np.searchsorted(seconds, seconds[-1] / 2)])
     needed = max(min(usual, 2), math.ceil(usual / 4))
     return float(edges[1:][active >= needed][-1])

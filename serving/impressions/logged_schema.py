@@ -38,7 +38,7 @@ class LoggedSchema:
     def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns the JSON of a schema for `tfrec convert`, with the labels of the feedback.
 
-        Histories and rates do not count events of other labels; those of such events alone are
+        Histories and rates lose the events of other labels; those that have no events left are
         left out.
         """
         users = [
@@ -72,13 +72,13 @@ class LoggedSchema:
         }
 
     def _utility(self, name: str, labels: Sequence[str]) -> dict[str, float]:
-        """Returns the values or weights of the source that are of labels of the feedback."""
+        """Returns the values or weights of the source for labels of the feedback."""
         given = self.source.get(name) or {}
         return {label: number for label, number in given.items() if label in labels}
 
 
 def _with_known_events(field: dict[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
-    """Returns a field without events that are not in the feedback; None: it has no others."""
+    """Returns a field without the events that are not in the feedback; None: none are left."""
     event = field.get("event", [])
     events = [event] if isinstance(event, str) else event
     counted = [name for name in events if name in ("impression", *labels)]

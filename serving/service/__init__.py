@@ -1,9 +1,6 @@
 """The REST service around the orchestrator: HTTP server, release changes, worker processes."""
 
-from serving.service.http_server import (
-    cannot_serve,
-    check_tls,
-)
+from serving.service.http_server import cannot_serve, check_tls
 from serving.service.service_process import (
     ServiceSettings,
     announce,

@@ -20,18 +20,17 @@ from uvicorn.protocols.http import h11_impl
 from serving.service import listener
 from serving.service.rest import entrance, rest_errors
 
-# Maximum time to receive a request's head, which is a few hundred bytes.
+# Maximum time to receive a request's head, which usually has a few hundred bytes.
 HEAD_SECONDS = 10.0
 # Maximum size of a request's head; larger ones get 431.
 MAX_HEAD_BYTES = 16_384
 # A client must read this many bytes of its response, or all of it, in this time.
 WRITE_SECONDS = 10.0
 WRITE_BYTES = 1_000_000
-# Time that a connection is kept between two requests. It is longer than the load balancers of the
-# large clouds keep an idle connection (up to 600 s), because a request that a balancer sends while
-# the service closes its connection is lost.
+# Keep-alive time of an idle connection. It exceeds that of the large clouds' load balancers (up to
+# 600 s), because a request that a balancer sends while the service closes the connection is lost.
 IDLE_SECONDS = 620
-# When the service ends: time in which a new connection may still send its request.
+# Time in which a new connection may still send its request when the service ends.
 LAST_HEAD_SECONDS = 1.0
 # Offset of `tcpi_last_data_recv`, in milliseconds, in `struct tcp_info` of <linux/tcp.h>.
 _LAST_RECEIVED = struct.Struct("52xI")
@@ -40,9 +39,9 @@ _TICK_MS = 10
 
 
 def close_oldest(idle: "dict[TimedConnection, None]") -> None:
-    """Closes the connection that has waited for its client longest, if there is one.
+    """Closes the connection that has been idle longest, if there is one.
 
-    One with unread bytes is no longer waiting: its request is about to be handled.
+    One with unread bytes is not idle: its request is about to be handled.
     """
     for connection in idle:
         if not listener.is_readable(connection.transport.get_extra_info("socket")):
@@ -54,9 +53,6 @@ def close_oldest(idle: "dict[TimedConnection, None]") -> None:
 class TimedConnection(h11_impl.H11Protocol):
     """A connection to a client, aborted if the client stalls."""
 
-    head_seconds = HEAD_SECONDS
-    write_seconds = WRITE_SECONDS
-    write_bytes = WRITE_BYTES
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _end_timer: asyncio.TimerHandle | None = None
@@ -69,7 +65,7 @@ class TimedConnection(h11_impl.H11Protocol):
         app_state: dict[str, Any],
         idle: "dict[TimedConnection, None]",
     ) -> None:
-        """Creates a connection; `idle` has those that wait for their client, in their order.
+        """Creates a connection; `idle` holds those that wait for their clients, oldest first.
 
         The other arguments come from uvicorn.
         """
@@ -80,7 +76,7 @@ class TimedConnection(h11_impl.H11Protocol):
         """Starts the timeout for the head of the first request."""
         super().connection_made(transport)
         self._idle.setdefault(self)
-        self._head_timer = self.loop.call_later(self.head_seconds, transport.abort)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Handles received bytes; starts the head timeout if they do not complete a head."""
@@ -98,7 +94,7 @@ class TimedConnection(h11_impl.H11Protocol):
             if not self.cycle.more_body:
                 self._idle.pop(self, None)
         elif self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def on_response_complete(self) -> None:
         """Waits for the client: to read the response, and to send the next request."""
@@ -139,7 +135,7 @@ class TimedConnection(h11_impl.H11Protocol):
         """Refuses invalid HTTP and closes the connection.
 
         Args:
-            msg: Message of uvicorn, which handles an exception of h11 meanwhile.
+            msg: Message of uvicorn, which is handling an exception of h11.
         """
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             # The response to the request has begun.
@@ -172,7 +168,7 @@ class TimedConnection(h11_impl.H11Protocol):
             (waited_ms,) = _LAST_RECEIVED.unpack(info)
             return now - max(0, waited_ms - _TICK_MS) / 1000
         except (OSError, struct.error):
-            # The connection has ended, or is not of TCP.
+            # The connection has ended, or is not a TCP connection.
             return now
 
     def _buffered_bytes(self) -> int:
@@ -186,11 +182,11 @@ class TimedConnection(h11_impl.H11Protocol):
         self._cancel("_write_timer")
         self._unread_bytes = self._buffered_bytes()
         if self._unread_bytes:
-            self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._check_writing)
 
     def _check_writing(self) -> None:
         unread = self._buffered_bytes()
-        if not unread or unread <= self._unread_bytes - self.write_bytes:
+        if not unread or unread <= self._unread_bytes - WRITE_BYTES:
             self._watch_writing()
         else:
             self.transport.abort()

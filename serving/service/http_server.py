@@ -27,10 +27,10 @@ from serving import errors
 from serving.config import HttpConfig
 from serving.service import connections, listener, log_format
 
-# Files of a process that are not connections: libraries, the index, the ranker, logs.
+# Open files of a process other than connections: libraries, the index, the ranker, logs.
 _OTHER_FILES = 200
-# Clients cause records of these loggers, a late ranker call one per request, so they must not fill
-# the disk.
+# Clients can cause any number of records of these loggers, such as one per request whose ranker
+# call is late, so they are rate-limited.
 _LOUD_LOGGERS = (
     "uvicorn.error",
     "asyncio",

@@ -20,7 +20,7 @@ from asyncio import trsock
 from collections.abc import Callable
 
 _logger = logging.getLogger(__name__)
-# Connections that wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
+# Backlog: connections that wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
 _QUEUED = 2048
 # Connections that are accepted before requests are handled and other processes can accept.
 _ACCEPTED_AT_ONCE = 8
@@ -91,7 +91,7 @@ class Listener:
         self._loop.remove_reader(self._socket)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
         end = self._loop.time() + _CLOSE_SECONDS
-        while not self._is_queue_empty() and self._loop.time() < end:
+        while self._accept() and self._loop.time() < end:
             await asyncio.sleep(0)
         self._socket.close()
         if self._connecting:
@@ -99,30 +99,30 @@ class Listener:
 
     def _resume(self) -> None:
         if not self._is_closing:
-            self._loop.add_reader(self._socket, self._is_queue_empty)
+            self._loop.add_reader(self._socket, self._accept)
 
-    def _is_queue_empty(self) -> bool:
-        """Accepts some connections; returns whether none was left."""
+    def _accept(self) -> bool:
+        """Accepts some connections; returns whether more may be in the queue."""
         for _ in range(_ACCEPTED_AT_ONCE):
             if not self._has_room(len(self._connecting)):
                 if not is_readable(self._socket):
-                    return True
+                    return False
                 self._make_room()
                 self._pause("The maximum number of connections is reached.")
-                return False
+                return True
             try:
                 accepted, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return True
+                return False
             except OSError as error:
                 self._make_room()
                 self._pause(f"No connection can be accepted ({error}).")
-                return False
+                return True
             accepted.setblocking(False)
             task = self._loop.create_task(self._connect(accepted))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
-        return False
+        return True
 
     def _pause(self, reason: str) -> None:
         _logger.warning("%s Others wait in the queue of the port.", reason)
@@ -138,7 +138,7 @@ class Listener:
                 ssl_handshake_timeout=self._handshake_seconds,
             )
         except OSError:
-            # The client has disconnected, or speaks no TLS; both are common on an open port.
+            # The client has disconnected or does not speak TLS; both are common on an open port.
             accepted.close()
 
 

@@ -1,6 +1,4 @@
-"""Log records: as JSON, one object per line with time, level, logger, and a message or fields; and
-limited to one a second where clients can cause any number of them.
-"""
+"""JSON log lines, with time, level, logger, and a message or fields, and rate-limited records."""
 
 import datetime
 import json
@@ -30,7 +28,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class OncePerSecond(logging.Filter):
-    """Passes one record a second of each place in the code, with the number of those left out.
+    """Passes one record per second from each line of code, with the number of suppressed ones.
 
     Args:
         clock: Returns seconds.
@@ -39,20 +37,20 @@ class OncePerSecond(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        # Place -> time of the last record, and number of records since.
+        # Line of code -> time of the last record that passed, and number of suppressed ones since.
         self._passed: dict[tuple[str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Returns whether to log a record."""
-        place = (record.pathname, record.lineno)
+        line = (record.pathname, record.lineno)
         now = self._clock()
-        last, left_out = self._passed.get(place, (-math.inf, 0))
+        last, suppressed = self._passed.get(line, (-math.inf, 0))
         if now - last < 1:
-            self._passed[place] = (last, left_out + 1)
+            self._passed[line] = (last, suppressed + 1)
             return False
-        self._passed[place] = (now, 0)
-        if left_out:
-            record.msg = f"{record.getMessage()} ({left_out} more since the last such message)"
+        self._passed[line] = (now, 0)
+        if suppressed:
+            record.msg = f"{record.getMessage()} ({suppressed} more since the last such message)"
             record.args = None
         return True
 

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 # Time that the model server has to start serving a new version.
 _RANKER_SECONDS = 60.0
-# Time before a refused release is tried again, which doubles with each attempt.
+# Delay before a refused release is retried; it doubles with each attempt.
 _RETRY_SECONDS = 5.0
 _MAX_RETRY_SECONDS = 300.0
 Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
@@ -108,15 +108,15 @@ class ReleaseFollower:
         if now is not None and _routes(now) == _routes(pointer):
             self._route(pointer)
         elif now is not None and self._is_progress(pointer.stable, now):
-            # Otherwise a service would never change if promotions come faster than it loads.
+            # Otherwise the service would never change if promotions came faster than it loads.
             self._route(dataclasses.replace(now, stable=pointer.stable))
         for version in [version for version in self._opened if version not in targets]:
             await _close(self._opened.pop(version))
 
     def _is_progress(self, version: int, pointer: releases.Pointer) -> bool:
-        """Returns whether a release was replaced by a promotion later than the one that serves.
+        """Returns whether a loaded release, already replaced, was promoted after the serving one.
 
-        A release that was rolled back is not among the previous ones.
+        `previous` lists the latest promotion first, without releases that were rolled back.
         """
         serving = self._router.stable.release.version
         later = itertools.takewhile(lambda previous: previous != serving, pointer.previous)
@@ -205,7 +205,7 @@ class ReleaseFollower:
         while True:
             try:
                 await service.verify_ranker()
-                # One replica alone could not carry the requests of all.
+                # A single replica might not handle the requests of all.
                 if service.ranker_behind is None or self._clock() >= until:
                     return
             except errors.RankerMismatchError:
@@ -219,7 +219,7 @@ class ReleaseFollower:
 
 
 def load_first(base: pathlib.Path) -> releases.Bundle:
-    """Loads the stable release, or the previous one if it is refused, for a service that starts.
+    """Loads the first release of a service: the stable one, or a previous one if it is refused.
 
     Raises:
         BundleError: The stable release is refused, and no previous release can be loaded.

@@ -27,7 +27,7 @@ _HASH_VALUES = 2**64
 
 @dataclasses.dataclass(eq=False)
 class _Entry:
-    """A loaded release, and the numbers of its requests; answers to dry runs are not counted."""
+    """A loaded release and its request counts; answers to dry runs are not counted."""
 
     service: orchestrator.Orchestrator
     in_flight: int = 0
@@ -89,18 +89,21 @@ class ReleaseRouter:
         for entry in list(self._entries.values()):
             self._close_unused(entry)
 
-    async def recommend(self, request: Request, *timing: float) -> Answer:
+    async def recommend(self, request: Request, started: float | None = None) -> Answer:
         """Answers a request like `Orchestrator.recommend`."""
         chosen = self._choose(request)
         role = self._role(chosen, request)
         with self._held(chosen) as entry, _counted(entry) as done:
-            answer = await entry.service.recommend(request, *timing)
+            answer = await entry.service.recommend(request, started)
             if not request.dry_run:
                 done.append(answer)
         return _with_role(answer, role)
 
-    async def recommend_batch(self, requests: Sequence[Request], *timing: float) -> list[Answer]:
+    async def recommend_batch(
+        self, requests: Sequence[Request], started: float | None = None
+    ) -> list[Answer]:
         """Answers many requests like `Orchestrator.recommend_batch`, each with its own release."""
+        started = time.perf_counter() if started is None else started
         groups: dict[_Entry, list[int]] = {}
         roles = []
         for position, request in enumerate(requests):
@@ -112,10 +115,10 @@ class ReleaseRouter:
                 raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
         answered: dict[int, Answer] = {}
         with contextlib.ExitStack() as stack:
-            # All releases are held first, so that none is closed meanwhile.
+            # All releases are held first, so that none is closed while another answers.
             for entry in groups:
                 stack.enter_context(self._held(entry))
-            parts = await _answer_groups(groups, requests, timing)
+            parts = await _answer_groups(groups, requests, started)
             for (entry, positions), part in zip(groups.items(), parts, strict=True):
                 await entry.service.record(part)
                 answered.update(zip(positions, (result.answer for result in part), strict=True))
@@ -192,7 +195,7 @@ class ReleaseRouter:
         return table.canary if is_canary else table.stable
 
     def _role(self, entry: _Entry, request: Request) -> ReleaseName | None:
-        """Returns the role of the release that answers a request; None if it names no release."""
+        """Returns the role that the answer reports; None if the request names no release."""
         if request.release is None:
             return None
         return CANARY if entry is self._table.canary else STABLE
@@ -250,10 +253,9 @@ def _key(request: Request, release: manifest.Manifest) -> str:
 async def _answer_groups(
     groups: Mapping[_Entry, Sequence[int]],
     requests: Sequence[Request],
-    timing: Sequence[float],
+    started: float,
 ) -> list[list[orchestrator.Answered]]:
     """Answers the groups of a batch, one per release; if one is refused, none is started."""
-    started = timing[0] if timing else time.perf_counter()
     batches = []
     for entry, positions in groups.items():
         members = [requests[position] for position in positions]

@@ -22,17 +22,12 @@ from serving.config import (
     UserStoreConfig,
 )
 from serving.impressions import FeedbackLog, ImpressionLog
-from serving.service import (
-    http_server,
-    log_format,
-    release_follower,
-    release_router,
-)
+from serving.service import http_server, log_format, release_follower, release_router
 from serving.service.rest import app
 
 _logger = logging.getLogger(__name__)
-# A busy thread of a search keeps the interpreter for Python's default of 5 ms, while the event loop
-# and the other requests wait (docs/results.md#requests).
+# With Python's default of 5 ms, the event loop and other requests wait that long for the GIL while
+# a thread searches the index (docs/results.md#requests).
 _SWITCH_INTERVAL_SECONDS = 0.0005
 
 
@@ -75,7 +70,7 @@ class ServiceSettings:
 def serve_until_signal(
     settings: ServiceSettings, listening: socket.socket, announce: Callable[[], None]
 ) -> None:
-    """Serves until a signal. Exits with one line if the service cannot be started.
+    """Serves until a signal. Exits with a one-line message if the service cannot be started.
 
     Args:
         settings: Settings of the process.
@@ -103,11 +98,11 @@ def prepare_logs(json_logs: bool) -> None:
         log_format.use_json()
     else:
         root = logging.getLogger()
-        if not root.handlers:  # A spawned process, whose lines would lack the time.
+        if not root.handlers:  # A spawned process, whose lines would have no time.
             handler = logging.StreamHandler()
             handler.setFormatter(absl_logging.PythonFormatter())
             root.addHandler(handler)
-        # Commands show errors only; a service runs on, so that its warnings matter.
+        # Commands show errors only, but a service keeps running, so its warnings matter.
         root.setLevel(logging.WARNING)
 
 
@@ -139,7 +134,7 @@ def check_first_release(settings: ServiceSettings, num_processes: int) -> None:
         version = settings.version or releases.stable(settings.base)
         release = manifest.read(settings.base, version)
     except errors.BundleError:
-        # Loading says why, or takes an earlier release.
+        # Loading the release reports the error, or falls back to an earlier release.
         return
     file = index.file_of_one_process(release.index)
     if file is not None and num_processes > 1:
@@ -194,7 +189,8 @@ def serve_release(
         UserStoreError: The user store cannot be opened.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    # Releases share metrics and impression log, which record the version, and admission control.
+    # All releases share admission control, and the metrics and the impression log, which record the
+    # version.
     metrics = orchestrator.ServiceMetrics()
     admitting = orchestrator.Admission(
         settings.orchestrator.max_in_flight,
@@ -257,7 +253,7 @@ def serve_release(
         http_server.raise_file_limit()
         server.run([listening])
     finally:
-        # The application has closed it, if it was started.
+        # If the application was started, it has closed the log already.
         if impressions is not None:
             impressions.close()
 

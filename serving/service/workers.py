@@ -22,7 +22,7 @@ import prometheus_client.multiprocess
 from serving import errors, orchestrator, process
 
 _logger = logging.getLogger(__name__)
-# With this many exits within this time, and none left that serves, processes are not restarted.
+# After this many exits within this time, processes are no longer restarted if none serves.
 _MAX_EXITS, _EXIT_WINDOW_SECONDS = 5, 30.0
 _Target = Callable[[Any, socket.socket, Callable[[], None]], None]
 
@@ -31,16 +31,15 @@ class Workers:
     """Runs a function in several processes until a signal.
 
     Args:
-        target: Module-level function that each process runs with `argument`, `listening` and a
-            function to call once it serves; it closes the socket and returns after SIGTERM, at
-            once after a second one.
+        target: Module-level function, run in each process with `argument`, `listening` and a
+            function to call once it serves. After SIGTERM it closes the socket and returns; after a
+            second one, immediately.
         argument: Picklable argument of `target`.
         listening: Bound socket of all processes. It is closed at the first signal, so that the port
             is closed once the processes have closed it.
         count: Number of processes.
         end_seconds: Time from SIGTERM until a process is killed, in seconds.
-        announce: Called once a process listens at the socket, and never again: only this process
-            can tell which of the others is the first.
+        announce: Called once, when the first process listens at the socket.
         clock: Returns seconds, for the pauses before restarts.
     """
 
@@ -62,7 +61,7 @@ class Workers:
         self._announce = announce
         self._announced = False
         self._context = multiprocessing.get_context("spawn")
-        # Process -> memory that they share, which is 1 once the process serves.
+        # Process -> shared memory, which is 1 once the process serves.
         self._processes: dict[multiprocessing.process.BaseProcess, Any] = {}
         self._clock = clock
         self._exits: list[float] = []
@@ -95,7 +94,7 @@ class Workers:
             self._announce()
 
     def _start(self) -> None:
-        # Without a lock, which a process that is killed could hold.
+        # Without a lock: a process could be killed while it holds it.
         serves = self._context.RawValue("b", 0)
         started = self._context.Process(
             target=_run, args=(self._target, self._argument, self._listening, serves)
@@ -117,7 +116,7 @@ class Workers:
         now = self._clock()
         recent = (exit_ for exit_ in self._exits if now - exit_ < _EXIT_WINDOW_SECONDS)
         self._exits = [*recent, now]
-        # What keeps a new process from starting, such as a full disk, need not disturb the others.
+        # A fault that keeps new processes from starting, such as a full disk, may spare others.
         is_served = any(p.is_alive() and serves.value for p, serves in self._processes.items())
         if len(self._exits) >= _MAX_EXITS and not is_served:
             raise errors.ServerStartError(
@@ -172,7 +171,7 @@ class Workers:
 def _run(target: _Target, argument: Any, listening: socket.socket, serves: Any) -> None:
     """Runs `target` in a spawned process."""
 
-    def note() -> None:
+    def mark_serving() -> None:
         serves.value = 1
 
     # Ctrl-C is sent to every process of the terminal's group; the parent ends this one.
@@ -182,7 +181,7 @@ def _run(target: _Target, argument: Any, listening: socket.socket, serves: Any) 
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    target(argument, listening, note)
+    target(argument, listening, mark_serving)
 
 
 def _end_with(sentinel: int) -> None:

@@ -2,9 +2,9 @@
 
     XADD tfrec.events * event '{"event_id": "e1", "user_id": "u17", "ad_id": "ad-3", …}'
 
-Readers of one group share the stream. An entry is acknowledged after it was handled. An entry that
-was not, because its reader ended or postponed it, is delivered again after `_CLAIM_MS`, possibly to
-another reader. Stores and logs recognize a repeated event by its id.
+Readers of one group share the stream. An entry is acknowledged once it has been handled. An
+unacknowledged entry, whose reader ended or postponed it, is delivered again after `_CLAIM_MS`,
+possibly to another reader. Stores and logs recognize a repeated event by its id.
 """
 
 import contextlib
@@ -175,7 +175,7 @@ class StreamReader:
 
     @contextlib.asynccontextmanager
     async def _mapped(self) -> AsyncIterator[None]:
-        """Turns errors of the client and of the server into ours; `read` then begins again."""
+        """Maps errors of the client and of the server to `UserStoreError`; `read` starts over."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:

@@ -6,7 +6,7 @@
     tfrec:{USER}:ids           hash with the ids of these events, to recognize repeated ones
     tfrec:{USER}:erased        latest time of events to leave out, for an hour after an erasure
 
-    tfrec:ttl_seconds          time to live of users and events, as the service was told
+    tfrec:ttl_seconds          time to live of users and events, as configured for the service
 
 The braces keep the keys of a user on one node of a cluster; keys of a user whose id begins with `}`
 begin with `tfrec:escaped:{_USER}`. Reads and writes are one round trip each. The server deletes a
@@ -65,7 +65,7 @@ end
 for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
 return added
 """
-# KEYS: as above. ARGV: time to live in seconds, and whether a profile that is there stays (1); then
+# KEYS: as above. ARGV: time to live in seconds, and whether an existing profile is kept (1); then
 # time and JSON, without braces, of parts of the profile.
 _SET_PROFILE = """
 if ARGV[2] == '1' and (redis.call('GET', KEYS[1]) or '{}') ~= '{}' then return 0 end
@@ -113,7 +113,7 @@ class RedisUserStore:
 
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()
-        # None: the server's.
+        # None: the server's time to live.
         self._config_ttl = None if config is None else config.ttl_seconds
         self._is_ttl_set = False
         self._redis = redis.asyncio.Redis.from_url(
@@ -126,7 +126,7 @@ class RedisUserStore:
             retry=retry.Retry(backoff.NoBackoff(), 1, (exceptions.ConnectionError,)),
         )
         redis_address.check_options(self._redis.connection_pool, url)
-        # The password stays secret.
+        # Without the password.
         self._name = redis_address.without_secrets(url)
 
     async def read(
@@ -161,12 +161,12 @@ class RedisUserStore:
         now: float,
         times: Mapping[str, float] | None = None,
     ) -> bool:
-        # Without times, it is later than any erasure.
+        # Without times, the profile is later than any erasure.
         parts: list[tuple[float, Mapping[str, Any]]] = [(math.inf, profile)]
         if times is not None:
             parts = [(times[name], {name: value}) for name, value in profile.items()]
-        stays = "0" if times is None else "1"
-        arguments = [repr(self._expiry(await self._ttl_seconds())), stays]
+        keeps_existing = "0" if times is None else "1"
+        arguments = [repr(self._expiry(await self._ttl_seconds())), keeps_existing]
         for time, part in parts:
             arguments += [repr(time), json.dumps(part)[1:-1]]
         return bool(await self._evaluated(_SET_PROFILE, user_id, arguments))
@@ -181,8 +181,8 @@ class RedisUserStore:
     async def check_settings(self) -> str | None:
         if self._config_ttl is not None:
             async with self._mapped():
-                # Later, it is set only if the server has lost it: another service may have changed
-                # it.
+                # After the first time, it is set only if the server has lost it, because another
+                # service may have changed it.
                 before = await self._redis.get(_TTL)
                 if before is None or not self._is_ttl_set:
                     await self._redis.set(_TTL, repr(self._config_ttl))
@@ -203,14 +203,14 @@ class RedisUserStore:
             await self._redis.aclose()
 
     async def _ttl_seconds(self) -> float:
-        """Returns the time to live of events; infinite if neither we nor the server have one."""
+        """Returns the time to live of events; infinite if neither options nor server have one."""
         if self._config_ttl is not None:
             return self._config_ttl
         async with self._mapped():
             return float(await self._redis.get(_TTL) or math.inf)
 
     async def _eviction_policy(self) -> str | None:
-        """Returns the server's maxmemory-policy; None: we may not read it."""
+        """Returns the server's maxmemory-policy; None: reading it is forbidden."""
         async with self._mapped():
             try:
                 # Managed servers often forbid CONFIG, but not INFO.
@@ -243,7 +243,7 @@ class RedisUserStore:
 
     async def _replies(self, pipeline: Any) -> list[Any]:
         async with self._mapped():
-            # An error that the client raises for a pipeline has the command, and so user data.
+            # The client's own error for a pipeline quotes the command, which has user data.
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
             for reply in replies:
                 if isinstance(reply, Exception):
@@ -252,12 +252,12 @@ class RedisUserStore:
 
     @contextlib.asynccontextmanager
     async def _mapped(self) -> AsyncIterator[None]:
-        """Turns errors of the client and of the server into ours, without user data."""
+        """Maps errors of the client and of the server to `UserStoreError`, without user data."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
             await leave_replica(self._redis, error)
-            # A server that does not know a command returns its arguments, too.
+            # For an unknown command, the server also returns its arguments.
             reason = str(error).partition(", with args beginning with")[0].rstrip(".")
             raise errors.UserStoreError(
                 f"The user store {self._name} failed: {reason}. {remedy(error)}"
@@ -265,7 +265,7 @@ class RedisUserStore:
 
 
 async def leave_replica(client: redis.asyncio.Redis, error: Exception) -> None:
-    """Closes the idle connections of a client whose server, by an error, is a replica.
+    """Closes the idle connections of a client if an error shows that its server is a replica.
 
     After a failover the address may lead to the new primary, but open connections do not.
     """

@@ -74,8 +74,7 @@ _ADD = (
     "INSERT INTO events SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
     "WHERE NOT EXISTS (SELECT 1 FROM events WHERE user_id = ?1 AND event_id = ?4)"
 )
-# Deletes the first event that is too many, from the latest, and all before it, among the events
-# after one time and until another.
+# Keeps the latest ?3 of the events after ?4 and until ?5: deletes the next one and all before it.
 _TRIM = (
     "DELETE FROM events WHERE user_id = ?1 AND is_impression = ?2 AND time > ?4 "
     "AND (time, event_id) <= ("
@@ -90,8 +89,8 @@ _CORRECT = (
 # Users deleted in one transaction, so that other writers wait for milliseconds only.
 _USERS_PER_EXPIRY = 500
 _BUSY_SECONDS = 5.0
-# Emptying the log of writes waits that long for reads, which last less than a millisecond. Others,
-# such as a backup's, last longer, and writes wait meanwhile.
+# Maximum time that emptying the write-ahead log waits for reads, while writes wait, too. Most reads
+# take less than a millisecond; a backup's takes longer.
 _EMPTYING_SECONDS = 0.1
 # Reads that are expected to take longer do not block the event loop.
 _MAX_INLINE_SECONDS = 0.001
@@ -99,7 +98,7 @@ _PACE_WEIGHT = 0.1
 
 
 class SqliteUserStore:
-    """A user store in a file; created if it does not exist, in a directory that does.
+    """A user store in a file, which is created if it does not exist, in an existing directory.
 
     Args:
         path: The file. SQLite keeps two more next to it.
@@ -113,10 +112,10 @@ class SqliteUserStore:
     def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
         self._path = pathlib.Path(path)
         self._config = config or UserStoreConfig()
-        # None: the file's.
+        # None: the file's time to live.
         self._config_ttl = None if config is None else config.ttl_seconds
         with self._mapped():
-            # The time of another program's file does not change.
+            # Not touched if it exists: another program's file must not change.
             if not self._path.exists():
                 # SQLite gives the same permissions to the two files next to it.
                 self._path.touch(0o600)
@@ -127,7 +126,7 @@ class SqliteUserStore:
             self._prepare()
             self._inline = self._connected()
             self._reader = self._connected()
-        # Mean time of recent reads of a user, in seconds.
+        # Moving average of the time to read a user, in seconds.
         self._pace = 0.0
         self._reading = futures.ThreadPoolExecutor(1, thread_name_prefix="user-reads")
         self._writing = futures.ThreadPoolExecutor(1, thread_name_prefix="user-writes")
@@ -191,13 +190,13 @@ class SqliteUserStore:
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA synchronous = NORMAL")
-        # Erased data is overwritten in the file; `_overwrite` does it in the log of writes.
+        # Overwrites erased data in the file; `_overwrite` does so in the write-ahead log.
         connection.execute("PRAGMA secure_delete = ON")
         return connection
 
     def _check_is_ours(self, connection: sqlite3.Connection) -> None:
         """Raises `UserStoreError` if the file is another program's. Writes nothing."""
-        # All of it at one time: another process may be creating the tables.
+        # In one transaction: another process may be creating the tables.
         connection.execute("BEGIN")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if _is_empty(connection) and not version:
@@ -225,7 +224,7 @@ class SqliteUserStore:
                 self._writer.execute(_WRITE_TTL, (self._config_ttl,))
 
     def _is_prepared(self) -> bool:
-        """Returns whether the file has all tables, and our time to live."""
+        """Returns whether the file has all tables and the configured time to live."""
         found = self._writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         if not {*_COLUMNS} <= {name for (name,) in found}:
             return False
@@ -261,10 +260,10 @@ class SqliteUserStore:
         for user_id in user_ids:
             row = connection.execute(_READ_PROFILE, (user_id,)).fetchone()
             lists = []
-            for of in range(1 + impressions) if row else ():
-                limits = (since, now, self._limit(of))
-                events = connection.execute(_READ_EVENTS, (user_id, of, *limits)).fetchall()
-                lists.append(list(map(StoredEvent._make, reversed(events))))
+            for is_impression in range(1 + impressions) if row else ():
+                limits = (since, now, self._limit(is_impression))
+                events = connection.execute(_READ_EVENTS, (user_id, is_impression, *limits))
+                lists.append(list(map(StoredEvent._make, reversed(events.fetchall()))))
             found.append(User(_profile(row), *lists))
         return found
 
@@ -285,10 +284,11 @@ class SqliteUserStore:
                 if not rows:
                     continue
                 count += self._writer.executemany(_ADD, rows).rowcount
-                for of in {row[1] for row in rows}:
+                for is_impression in {row[1] for row in rows}:
+                    limit = self._limit(is_impression)
                     for period in ((-math.inf, now), (now, math.inf)):
-                        self._writer.execute(_TRIM, (user_id, of, self._limit(of), *period))
-                    self._writer.execute(_FORGET, (user_id, of, since))
+                        self._writer.execute(_TRIM, (user_id, is_impression, limit, *period))
+                    self._writer.execute(_FORGET, (user_id, is_impression, since))
                 self._writer.execute(_WRITTEN, (user_id, None, _hours(now)))
         return count
 
@@ -312,14 +312,14 @@ class SqliteUserStore:
         return True
 
     def _erased(self, user_id: str, now: float) -> float:
-        """Returns the latest time of data of an erased user to ignore; -1: not erased lately."""
+        """Returns the time up to which a user's data was erased; -1: not erased lately."""
         found = self._writer.execute(_READ_ERASED, (user_id, now, ERASED_SECONDS)).fetchone()
         return float(found[0]) if found else -1.0
 
     def _correct_times(self, now: float) -> int:
-        """Sets times of writes by a clock that was far ahead to now, and returns their number.
+        """Sets write times of a clock that was far ahead to now, and returns their number.
 
-        If no user has an earlier time, it is our clock that is wrong, and nothing is changed.
+        If no user has an earlier time, our own clock is wrong, and nothing is changed.
         """
         with self._transaction():
             since = max(self._since(self._writer, now), 0.0)
@@ -397,7 +397,7 @@ class SqliteUserStore:
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turns errors of SQLite and of the file system into ours."""
+        """Maps errors of SQLite and of the file system to `UserStoreError`."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -429,8 +429,9 @@ def _has_our_tables(connection: sqlite3.Connection) -> bool:
 
 def _profile(row: tuple[str | None] | None) -> dict[str, Any]:
     """Returns the profile of a row of users, empty if there is none."""
-    # A null that was stored as a profile is an empty one, too.
-    return (json.loads(row[0] or "{}") if row else None) or {}
+    text = row[0] if row else None
+    # A profile may have been stored as null.
+    return (json.loads(text) if text else None) or {}
 
 
 def _hours(seconds: float) -> int:

@@ -2,12 +2,12 @@
 
 Two backends pass one contract test: SQLite, for the processes of one host, and Redis or Valkey.
 Both keep two lists of events for each user, impressions and actions, so that the many impressions
-do not push out the few clicks. A list is in the order of the events' times, regardless of the order
-of arrival. It is trimmed to the latest, and it has no event twice: events of a user with the same
-id are one event. Events of a clock that is ahead are trimmed separately until their time has come,
-so that they do not push out those that are read. A user without writes for the time to live is
-deleted. The service keeps its time to live in the store, where the commands find it. A store that
-no service has used yet has none: it keeps events of any age.
+do not push out the few clicks. A list is sorted by the events' times, regardless of the order of
+arrival, trimmed to the latest, and free of duplicates: events of a user with the same id are one
+event. Events of a clock that is ahead are trimmed separately until their time has come, so that
+they do not push out those that are read. A user without writes for the time to live is deleted. The
+service keeps its time to live in the store, where the commands find it. A store that no service has
+used yet has none: it keeps events of any age.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from tfrecords.schema import LABELS
 _logger = logging.getLogger(__name__)
 
 IMPRESSION = "impression"
-# Longer than requests, queues and resent events take.
+# How long erasures are remembered: longer than requests, queues and redelivery take.
 ERASED_SECONDS = 3600.0
 ACTIONS = tuple(LABELS)
 

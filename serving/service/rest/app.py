@@ -45,7 +45,7 @@ from serving.service.rest import (
     schemas,
     user_routes,
 )
-from serving.service.rest.openapi import RESPONSE_HEADERS, openapi_document, refusals
+from serving.service.rest.openapi import REQUEST_HEADERS, openapi_document, refusals
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def create_app(
         max_body_seconds: Maximum time to receive a body; slower bodies get 408.
         token: Bearer token that is required except for health, readiness and the pages; None: no
             token is required.
-        feedback: Log of the events that users give to answers; None: no log.
+        feedback: Log of users' feedback on answers; None: no log.
         draining: Set when the service drains; see `http_server`. None: never.
     """
     draining = draining or threading.Event()
@@ -85,7 +85,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
-        # Runs next to the start, so that the first request does not wait for it.
+        # In the background from the start, so that the first request does not wait for it.
         checking = asyncio.create_task(_verify(router))
         index = router.stable.release.ad_index
         preparing = asyncio.create_task(asyncio.to_thread(index.prepare_filters))
@@ -150,7 +150,7 @@ def create_app(
 def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRouter) -> None:
     described: dict[str, Any] = {
         "responses": refusals(400, 401, 408, 413, 415, 422, 429, 500, 503),
-        "openapi_extra": RESPONSE_HEADERS,
+        "openapi_extra": REQUEST_HEADERS,
     }
 
     @app.post("/v1/recommend", response_model=Answer, **described)

@@ -21,7 +21,7 @@ from serving import orchestrator, requests
 from serving.service.console import pages
 from serving.service.rest import request_deadline, rest_errors
 
-# The server may set it; the time that a request has waited in the kernel counts, too.
+# Time of arrival. The server may set it, to count the time that a request waited in the kernel.
 STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
 # Handlers add entries for the access log here.
@@ -54,8 +54,8 @@ class Entrance:
             draining: Set when the service drains: it is not ready, still answers requests, and
                 closes each connection after its response.
             metrics: Counts the requests.
-            admission: Refuses what cannot be answered in time, before the body is read, which costs
-                more than a refusal.
+            admission: Refuses requests that cannot be answered in time, before their bodies are
+                read, which would cost more than the refusal.
             deadlines_ms: Path of requests for ads -> deadline in milliseconds if the header names
                 none.
             token: Bearer token that is required except for health, readiness and the pages; None:
@@ -130,7 +130,7 @@ class Entrance:
             )
             return rest_errors.reply(400, "malformed_http", text, {"connection": "close"})
         is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(f"{_CONSOLE}/")
-        if not (self._token is None or is_open or self._is_known(headers)):
+        if not (self._token is None or is_open or _has_token(headers, self._token)):
             text = "Expected the header 'authorization: Bearer TOKEN' with this service's token."
             challenge = {"www-authenticate": "Bearer", "connection": "close"}
             return rest_errors.reply(401, "unauthorized", text, challenge)
@@ -143,15 +143,14 @@ class Entrance:
                 return rest_errors.reply_to(overload)
         return None
 
-    def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(
-            token.strip(), self._token or b""
-        )
+
+def _has_token(headers: Mapping[bytes, bytes], token: bytes) -> bool:
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)
 
 
 def _label(scope: starlette.types.Scope) -> str:
-    """Returns the path of a request without parameters, for the metrics; "other" has no route."""
+    """Returns the path of a route without parameters, for the metrics, or "other"."""
     path = scope["path"]
     for route in scope["app"].routes:
         start, _, parameters = route.path.partition("/{")

@@ -34,18 +34,18 @@ _SCORES = {
     "amount": "Expected {label}, in the unit of the log.",
 }
 _REF = "#/components/schemas/{model}"
-# Number of ads of the catalog that examples take values from.
+# Number of ads whose values examples use.
 _MAX_ADS = 100
 _REQUEST_ID = "x-request-id"
-RESPONSE_HEADERS: dict[str, Any] = {
+REQUEST_HEADERS: dict[str, Any] = {
     "parameters": [
         {
             "name": request_deadline.HEADER,
             "in": "header",
             "required": False,
             "description": "Milliseconds that the caller has left, if that is less than the "
-            "request's own deadline. A deadline longer than the default must be here, too: what "
-            "would be late is refused before its body is read.",
+            "request's own deadline. A deadline longer than the default must be set here, too, "
+            "because a request that would be late is refused before its body is read.",
             "schema": {
                 "type": "number",
                 "exclusiveMinimum": 0,
@@ -142,7 +142,7 @@ def _score_schema(head: manifest.ReleaseHead) -> dict[str, Any]:
 
 
 def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
-    """Returns the JSON object of a request with all parts, in values of the release."""
+    """Returns the JSON object of a request with all parts, using values of the release."""
     release = service.release.manifest
     samples = release.probes["requests"]
     known = {name: value for name, value in samples[0].items() if value is not None}

@@ -9,7 +9,7 @@ from serving.requests import Answer, EventKind, Request
 
 
 class _Described(pydantic.BaseModel):
-    """Base of replies, which only the OpenAPI document needs; more keys may follow."""
+    """Base of replies, which only the OpenAPI document uses; replies may have more keys."""
 
     model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
 

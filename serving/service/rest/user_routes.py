@@ -24,7 +24,7 @@ from serving.service.rest.openapi import refusals
 
 
 class _AnyText(convertors.PathConvertor):
-    """Text with any characters. A path of Starlette ends at a line break."""
+    """Text with any characters, unlike Starlette's own paths, which end at a line break."""
 
     regex = r"[\s\S]*"
 

@@ -270,7 +270,7 @@ def failure(status, code, **headers):
     return status, headers, {"error": {"code": code, "message": "injected"}}
 
 
-def test_what_may_pass_is_tried_again_with_one_id_and_less_time():
+def test_transient_failures_are_retried_with_the_same_id_and_the_remaining_time():
     script = (failure(503, "serving_error"), None, failure(429, "overloaded"), OK)
     retry = http_calls.Retry(attempts=4, pause_seconds=1.0)
     clock, other_clock = clocks.Clock(), clocks.Clock()

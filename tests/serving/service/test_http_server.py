@@ -39,7 +39,7 @@ def ends_without_a_byte(connection):
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"])
 def test_a_head_that_does_not_come_ends_the_connection(service_url, monkeypatch, sent):
-    monkeypatch.setattr(connections.TimedConnection, "head_seconds", 0.3)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     with connected(service_url) as connection:
         connection.sendall(sent)
         assert ends_without_a_byte(connection)
@@ -58,7 +58,7 @@ def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monke
     with connected(service_url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
-        monkeypatch.setattr(connections.TimedConnection, "head_seconds", 0.3)
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
         connection.sendall(b"GET /heal")
         assert ends_without_a_byte(connection)
 
@@ -115,7 +115,7 @@ def paused(monkeypatch):
 
 
 def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, monkeypatch, paused):
-    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
     with request_many_ads(roomy_url) as connection:
         stalled = paused.get(timeout=60)
         for _ in range(3):
@@ -126,7 +126,7 @@ def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, mo
 
 def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(roomy_url, monkeypatch, paused):
     # The test looks in its place.
-    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 3_600.0)
     with request_many_ads(roomy_url) as connection:
         slow = paused.get(timeout=60)
         # Since the timer was started, it has read one byte.
@@ -144,7 +144,7 @@ def check_since(connection, unread):
 
 def test_a_client_that_reads_slowly_gets_all_of_it(roomy_url, monkeypatch, paused):
     # The test looks in its place.
-    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 3_600.0)
     with request_many_ads(roomy_url) as connection:
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
         lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
@@ -161,7 +161,7 @@ def test_a_client_that_reads_slowly_gets_all_of_it(roomy_url, monkeypatch, pause
 def test_the_end_does_not_wait_for_a_client_that_never_reads(
     tiny_bundle, ranker_address, monkeypatch, paused
 ):
-    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, ROOMY)
     patient = http_server.HttpConfig(end_seconds=3_600)
     with contextlib.ExitStack() as running:

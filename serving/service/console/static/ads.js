@@ -1,4 +1,4 @@
-// The ranked ads: their scores, and in the details the parts of the utility and the fields.
+// The ranked ads with their scores; the details show the parts of the utility and the fields.
 
 import { bar, count, head, html, number, render, row, shown } from "./html.js";
 import { exclude, restrict } from "./filters.js";
@@ -18,14 +18,14 @@ export const rankedBy = (weights, heads, candidates) =>
   // Ties, and candidates without scores, stay in retrieval order.
   candidates
     .map((ad) => ({ ...ad, utility: utilityOf(ad, weights, heads) }))
-    .sort((one, other) => other.utility - one.utility)
+    .sort((a, b) => b.utility - a.utility)
     .map((ad, index) => ({ ...ad, rank: index + 1 }));
 
 /**
  * Draws ads, best first.
  *
  * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order,
- * `before`, ad id -> rank to compare with, or null, and `rival`, the {name, ranks} of the other
+ * `before`, the earlier rank of each ad id, or null, and `rival`, the {name, ranks} of the other
  * release, or null.
  */
 export function drawAds(ads, view) {
@@ -89,10 +89,10 @@ function scores(ad, { heads, weights, max, reach }) {
     end += length;
     return [end - length, length, `${heads[index].kind}${part < 0 ? " negative" : ""}`];
   });
-  const own = heads.map(({ name, output, kind }) =>
+  const bars = heads.map(({ name, output, kind }) =>
     score(name, ad[output], bar([0, ad[output] / (max[output] || 1), kind])),
   );
-  return [...own, score("utility", ad.utility, bar(...parts))];
+  return [...bars, score("utility", ad.utility, bar(...parts))];
 }
 
 const TITLE = /(^|[_ .-])(title|name|headline)$/i;
@@ -166,6 +166,6 @@ function fieldTable(ad, { adFields }) {
         onclick="${() => restrict(name, operator, value)}">${text}</button>`;
     return row(name, shown(value), isKnown && [choice("Only", "any_of"), choice("Without", "none_of")]);
   });
-  const own = Object.entries(ad.show ?? {}).map(([name, value]) => row(name, shown(value), ""));
-  return table(["Field", "Value", ""], [...own, ...rows]);
+  const display = Object.entries(ad.show ?? {}).map(([name, value]) => row(name, shown(value), ""));
+  return table(["Field", "Value", ""], [...display, ...rows]);
 }

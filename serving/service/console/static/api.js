@@ -71,7 +71,7 @@ export function showFailure(error) {
   const items = lines.map((line) => {
     const control = controlOf(line);
     if (control) mark(control, line);
-    // Of many fields, the marked one may be out of sight.
+    // The control may be out of sight.
     const isLink = control?.id && control.checkVisibility();
     return html`<li>${isLink ? html`<a href="#${control.id}">${line}</a>` : line}</li>`;
   });
@@ -94,7 +94,7 @@ function controlOf(message) {
   const found = [...document.querySelectorAll("[data-place]")].filter(({ dataset: { place } }) =>
     [": ", ".", "["].some((end) => message.startsWith(place + end)),
   );
-  return found.sort((one, other) => other.dataset.place.length - one.dataset.place.length)[0];
+  return found.sort((a, b) => b.dataset.place.length - a.dataset.place.length)[0];
 }
 
 let marks = 0;

@@ -22,20 +22,20 @@ export function drawScatter(candidates, ads) {
   const isRanked = candidates.length > 0 && candidates[0].utility !== null;
   const axis = isRanked ? "utility" : "retrieval score";
   const value = (ad) => (isRanked ? ad.utility : ad.retrieval_score);
-  const places = new Map(candidates.map((ad, index) => [ad.ad_id, index]));
+  const positions = new Map(candidates.map((ad, index) => [ad.ad_id, index]));
   const shown = new Map(ads.map((ad, index) => [ad.ad_id, index + 1]));
   const width = Math.max(260, byId("scatter").clientWidth);
   const [low, high] = [Math.min(...candidates.map(value)), Math.max(...candidates.map(value))];
   const ground = HEIGHT - BOTTOM;
   const across = (ad) =>
-    LEFT + ((width - LEFT - RIGHT) * places.get(ad.ad_id)) / Math.max(1, candidates.length - 1);
+    LEFT + ((width - LEFT - RIGHT) * positions.get(ad.ad_id)) / Math.max(1, candidates.length - 1);
   const up = (ad) => ground - ((ground - TOP) * (value(ad) - low)) / (high - low || 1);
   const dot = (ad) => {
     const isShown = shown.has(ad.ad_id);
     return html`
       <circle class="${isShown && "shown"}" cx="${across(ad)}" cy="${up(ad)}" r="${isShown ? 5 : 2.5}">
         <title>
-          ${ad.ad_id}: retrieval rank ${places.get(ad.ad_id) + 1}, ${axis} ${number(value(ad))}
+          ${ad.ad_id}: retrieval rank ${positions.get(ad.ad_id) + 1}, ${axis} ${number(value(ad))}
         </title>
       </circle>`;
   };

@@ -95,7 +95,7 @@ export function drawFields(bundle) {
           </div>`;
       }
       const control = input(path, { id, placeholder: "missing", isText: !["numeric", "dense", "numeric_list"].includes(kind) });
-      // Clearing it removes it from the request.
+      // Clearing an unknown field removes it from the request.
       const note = !kind && html` <small>not a field of release ${bundle.version}</small>`;
       return html`<div><label for="${id}">${name}${note}</label>${control}</div>`;
     }),

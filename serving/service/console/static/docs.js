@@ -22,9 +22,9 @@ function typeOf(schema) {
 /** Returns the object schema in a schema, possibly in a list or next to null, or null. */
 function objectIn(schema) {
   if (!schema || typeof schema !== "object") return null;
-  const own = resolved(schema);
-  if (own.properties) return own;
-  return [...(own.anyOf ?? []), own.items, own.additionalProperties].map(objectIn).find(Boolean) ?? null;
+  const found = resolved(schema);
+  if (found.properties) return found;
+  return [...(found.anyOf ?? []), found.items, found.additionalProperties].map(objectIn).find(Boolean) ?? null;
 }
 
 const item = (name, type, text, inner) => html`
@@ -72,20 +72,20 @@ function route(path, name, operation) {
     </section>`;
 }
 
-/** Nobody sees the answer to a trial request, so it stays out of the impression log. */
-function tried(example) {
-  if (example.requests) return { requests: example.requests.map(tried) };
+/** Returns an example as a dry run, because nobody is shown the ads of a trial request. */
+function asDryRun(example) {
+  if (example.requests) return { requests: example.requests.map(asDryRun) };
   return example.context ? { ...example, dry_run: true } : example;
 }
 
 function trial(method, path, parameters, example) {
   const id = `${method} ${path}`;
   const inputOf = ({ name }) => byId(`${id} ${name}`);
-  const text = example && JSON.stringify(tried(example), null, 2);
+  const text = example && JSON.stringify(asDryRun(example), null, 2);
   const status = html`<span class="quiet" role="status"></span>`;
   const reply = html`<pre tabindex="0" aria-label="Answer of ${id}" hidden></pre>`;
   const run = async () => {
-    const missing = parameters.find((one) => one.in === "path" && !inputOf(one).value);
+    const missing = parameters.find((parameter) => parameter.in === "path" && !inputOf(parameter).value);
     if (missing) {
       status.textContent = `Enter ${missing.name}.`;
       inputOf(missing).focus();
@@ -125,10 +125,11 @@ function trial(method, path, parameters, example) {
 function routeOf(path, parameters, inputOf) {
   const query = new URLSearchParams();
   let route = path.slice(1);
-  for (const one of parameters) {
-    const { value } = inputOf(one);
-    if (one.in === "path") route = route.replace(`{${one.name}}`, () => encodeURIComponent(value));
-    else if (value) query.set(one.name, value);
+  for (const parameter of parameters) {
+    const { value } = inputOf(parameter);
+    const { name } = parameter;
+    if (parameter.in === "path") route = route.replace(`{${name}}`, () => encodeURIComponent(value));
+    else if (value) query.set(name, value);
   }
   return query.size ? `${route}?${query}` : route;
 }

@@ -46,7 +46,8 @@ function rowOf(condition) {
   const [[operator, value] = [], ...others] = Object.entries(parts).filter(([, part]) => part !== null);
   const isKnown = !others.length && OPERATORS[kindOf(field)]?.includes(operator);
   const values = asArray(isBoundValue(operator, value) ? [value] : value);
-  const isShown = isKnown && values.length > 0 && values.every((one) => read(field, String(one)) === one);
+  const isShown =
+    isKnown && values.length > 0 && values.every((value) => read(field, String(value)) === value);
   return isShown ? { field, operator, values } : { raw: condition };
 }
 
@@ -68,7 +69,7 @@ function setRows(all) {
 
 export function drawFilters(bundle) {
   adFields = bundle.ad_fields.filter(({ kind }) => kind in OPERATORS);
-  // Another release may not have its field.
+  // Another release may not have the draft's field.
   if (draft && !kindOf(draft.field)) draft = null;
   byId("add-filter").hidden = !adFields.length;
   byId("add-filter").onclick = () => {
@@ -137,7 +138,7 @@ export function suggestValues(candidates) {
       for (const value of candidates.flatMap(({ fields }) => fields[name] ?? [])) {
         if (read(name, String(value)) === value) counts.set(value, (counts.get(value) ?? 0) + 1);
       }
-      const best = [...counts].sort((one, other) => other[1] - one[1]).slice(0, MAX_SUGGESTIONS);
+      const best = [...counts].sort((a, b) => b[1] - a[1]).slice(0, MAX_SUGGESTIONS);
       const options = best.map(([value, ads]) => html`<option value="${value}">${ads} candidates</option>`);
       return html`<datalist id="values-${index}">${options}</datalist>`;
     }),

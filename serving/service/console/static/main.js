@@ -15,7 +15,7 @@ const RETRY_MS = 3_000;
 const SLOW_MS = 1_000;
 const DEBOUNCE_MS = 200;
 
-// The selected release, and the other one if there is a canary, or null.
+// The bundle of the selected release; that of the other one if there is a canary, else null.
 let bundle = null;
 let rival = null;
 let answer = null;
@@ -42,7 +42,7 @@ async function start() {
     return;
   }
   byId("app").hidden = false;
-  // On a phone the request is above the answer, which should stay within reach.
+  // On a phone, open query fields would push the answer far down.
   byId("query-fields").open = matchMedia("(min-width: 901px)").matches;
   drawSamples(bundle);
   drawRequest();
@@ -80,7 +80,7 @@ function changed(path) {
   timer = setTimeout(recommend, DEBOUNCE_MS);
 }
 
-/** Returns the heads that the answer has scores of: it may be from a release with other heads. */
+/** Returns the heads whose scores the answer has: it may be from a release with other heads. */
 const headsOfAnswer = () =>
   headsOf(bundle).filter(({ output }) => answer.candidates.every((ad) => output in ad));
 
@@ -104,7 +104,7 @@ function drawOrder(ads) {
     before: isReweighted ? base.ranks : null,
     rival: compared?.ranks && compared,
   });
-  // In retrieval order, with their utilities under these weights.
+  // In retrieval order, with the utilities that these weights give.
   drawScatter(
     answer.candidates.map((ad) => ({ ...ad, utility: utilityOf(ad, weights, heads) })),
     ads,
@@ -162,7 +162,7 @@ function show(roundTripMs) {
   drawTime(answer, roundTripMs);
   drawFunnel([
     ["ads in the catalog", bundle.live.num_ads],
-    // A degraded answer has only the candidates that were ranked, if any was.
+    // If a degraded answer was ranked at all, it has only the ranked candidates.
     [answer.degraded && isRanked ? "ranked candidates" : "retrieved candidates", candidates.length],
     [isRanked ? "ranked, by utility" : "in retrieval order", ads.length],
   ]);
@@ -225,5 +225,5 @@ byId("request").addEventListener("submit", (event) => {
 byId("default-weights").addEventListener("click", () => change(["weights"], undefined));
 new ResizeObserver(() => answer && drawOrder(answer.ads)).observe(byId("scatter"));
 start();
-// An answer replaces the notice that the service does not answer.
+// When the service is back, an answer replaces the notice that it was gone.
 watchHealth(() => byId("failure").textContent && bundle && recommend());

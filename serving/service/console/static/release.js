@@ -35,8 +35,8 @@ export function drawRelease(bundle, rival) {
   );
   render("releases", [
     head("Release", "Role", "Answered", "Degraded", "Failed", "In flight"),
-    html`<tbody>${releases.map((one) =>
-      row(one.version, one.role, ...[one.answered, one.degraded, one.failed, one.in_flight].map(count)),
+    html`<tbody>${releases.map(({ version, role, answered, degraded, failed, in_flight: inFlight }) =>
+      row(version, role, ...[answered, degraded, failed, inFlight].map(count)),
     )}</tbody>`,
   ]);
   drawQuality([bundle, ...(rival ? [rival] : [])]);
@@ -63,7 +63,7 @@ function drawQuality(bundles) {
 
 /** Returns "stable 1" or "canary 2". */
 export function nameOf({ version, releases }) {
-  const { role = "release" } = releases.find((one) => one.version === version) ?? {};
+  const { role = "release" } = releases.find((release) => release.version === version) ?? {};
   return `${role} ${version}`;
 }
 
@@ -77,8 +77,8 @@ const METRICS = {
 function metricsOf({ metrics, index }) {
   const { ranker, retrieval } = asObject(metrics);
   const found = {};
-  for (const [head, { metrics: own }] of Object.entries(asObject(ranker))) {
-    for (const [name, label] of Object.entries(METRICS)) found[`${head}: ${label}`] = own?.[name];
+  for (const [head, { metrics: measured }] of Object.entries(asObject(ranker))) {
+    for (const [name, label] of Object.entries(METRICS)) found[`${head}: ${label}`] = measured?.[name];
   }
   const recall = retrieval?.recommenders?.two_tower?.metrics?.corpus_recall_at_500;
   if (recall != null) found["two-tower recall@500"] = { value: recall };
@@ -103,7 +103,7 @@ const textOf = (facts) =>
 export function watchHealth(isBack) {
   const check = async () => {
     const wasGone = byId("health").dataset.state === "no answer";
-    await look();
+    await poll();
     if (wasGone && byId("health").dataset.state !== "no answer") isBack();
   };
   document.addEventListener("visibilitychange", check);
@@ -111,7 +111,7 @@ export function watchHealth(isBack) {
   check();
 }
 
-async function look() {
+async function poll() {
   if (document.hidden) return;
   // A service that hangs is not ready: the timeout is shorter than the polling period.
   const abort = new AbortController();
