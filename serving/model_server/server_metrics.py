@@ -31,7 +31,7 @@ class ServerMetrics:
         """Starts without values."""
         registry = self._registry = prometheus_client.CollectorRegistry()
         # Each lookup of label values in the library takes microseconds.
-        self._of = functools.cache(lambda metric, *values: metric.labels(*values))
+        self._series = functools.cache(lambda metric, *values: metric.labels(*values))
 
         def counter(name: str, text: str, *labels: str) -> _Counter:
             return _Counter(name, text, labels, registry=registry)
@@ -71,7 +71,7 @@ class ServerMetrics:
 
     def record_request(self, model: str, status: str) -> None:
         """Counts an answered request by the name of its status code."""
-        self._of(self._requests, model, status).inc()
+        self._series(self._requests, model, status).inc()
 
     def record_latency(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
         """Records the time from the arrival of a request to its OK answer.
@@ -82,27 +82,27 @@ class ServerMetrics:
             entrypoint: `GRPC` or `REST`.
             seconds: The time.
         """
-        self._of(self._request_latency, model, api, entrypoint).observe(seconds * _MICROSECONDS)
+        self._series(self._request_latency, model, api, entrypoint).observe(seconds * _MICROSECONDS)
 
     def record_run(self, model: str, api: str, seconds: float) -> None:
         """Records the time of a run of the graph."""
-        self._of(self._run_latency, model, api, "TF1").observe(seconds * _MICROSECONDS)
+        self._series(self._run_latency, model, api, "TF1").observe(seconds * _MICROSECONDS)
 
     def record_examples(self, model: str, count: int) -> None:
         """Counts the examples of a MultiInference request."""
-        self._of(self._examples, model).observe(count)
-        self._of(self._example_total, model).inc(count)
+        self._series(self._examples, model).observe(count)
+        self._series(self._example_total, model).inc(count)
 
     def record_load(self, path: str, ok: bool, seconds: float) -> None:
         """Counts an attempt to load a SavedModel, and its time if it succeeded."""
-        self._of(self._loads, path, "success" if ok else "fail").inc()
+        self._series(self._loads, path, "success" if ok else "fail").inc()
         if ok:
-            self._of(self._load_latency, path).inc(round(seconds * _MICROSECONDS))
+            self._series(self._load_latency, path).inc(round(seconds * _MICROSECONDS))
 
     def record_warm_up(self, path: str, records: int, seconds: float) -> None:
         """Records the warm-up of a version: its time and its number of records."""
-        self._of(self._warm_up_latency, path, "OK").observe(seconds * _MICROSECONDS)
-        self._of(self._warm_up_records, path, "OK").inc(records)
+        self._series(self._warm_up_latency, path, "OK").observe(seconds * _MICROSECONDS)
+        self._series(self._warm_up_records, path, "OK").inc(records)
 
     def render(self) -> bytes:
         """Returns the text for Prometheus."""

@@ -36,7 +36,7 @@ def build(
     Raises:
         OSError: The port or the socket cannot be bound.
     """
-    # One thread more than requests, which refuses those beyond them.
+    # One more thread than running requests: it refuses further ones.
     pool = futures.ThreadPoolExecutor(options.grpc_max_threads + 1, thread_name_prefix="grpc")
     limit = ("grpc.max_receive_message_length", options.max_request_bytes)
     server = grpc.server(pool, options=(*_OPTIONS, limit, *options.grpc_channel_arguments))

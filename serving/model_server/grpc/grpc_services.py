@@ -26,7 +26,7 @@ from serving.model_server import server_metrics, server_options
 from serving.model_server.models import servable_manager
 from serving.model_server.operations import examples, operations
 
-# From a request message, with the model before it where it names one, to its reply.
+# Maps a request message to its reply; some operations take the loaded model first.
 _Operation: TypeAlias = Callable[..., Any]
 
 
@@ -95,7 +95,7 @@ def _method(
     operation: _Operation,
     record: Callable[[Any, str, float], None] = lambda request, status, seconds: None,
 ) -> grpc.RpcMethodHandler:
-    """Returns the handler of a method, which records the status code and the time in seconds."""
+    """Returns the handler of a method; `record` gets the request, the status code and the time."""
 
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         started = time.perf_counter()

@@ -68,7 +68,7 @@ def aspired_versions(model: model_config.ModelConfig) -> dict[int, str]:
     found = {}
     try:
         with os.scandir(model.base_path.removeprefix(_FILE_SCHEME)) as entries:
-            # If several names stand for one number, such as 001 and 1, the last one counts.
+            # If several names mean the same number, such as 001 and 1, the last one counts.
             for entry in sorted(entries, key=lambda entry: entry.name):
                 is_numeric = entry.name.isascii() and entry.name.isdigit()
                 if is_numeric and int(entry.name) <= _MAX_VERSION and entry.is_dir():

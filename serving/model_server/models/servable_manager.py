@@ -120,8 +120,8 @@ class ServableManager:
             for name in removed:
                 self._apply(name, {})
             self.poll()
-            what, self._is_first = "servable" if self._is_first else "model", False
-            self._check_available(new, what)
+            noun, self._is_first = "servable" if self._is_first else "model", False
+            self._check_available(new, noun)
 
     def poll(self) -> None:
         """Compares the disk with the loaded versions, then loads and unloads the differences."""
@@ -243,7 +243,7 @@ class ServableManager:
                 labels[name, label] = number
         return labels
 
-    def _check_available(self, names: set[str], what: str) -> None:
+    def _check_available(self, names: set[str], noun: str) -> None:
         failed = []
         for name in sorted(names):
             versions = self._models.get(name, {})
@@ -255,7 +255,7 @@ class ServableManager:
         if failed:
             raise saved_model.StatusError(
                 grpc.StatusCode.UNKNOWN,
-                f"{len(failed)} {what}(s) did not become available: {{{''.join(failed)}}}",
+                f"{len(failed)} {noun}(s) did not become available: {{{''.join(failed)}}}",
             )
 
     def _apply(self, name: str, aspired: dict[int, str]) -> None:

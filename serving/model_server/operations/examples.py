@@ -137,24 +137,20 @@ def _key(spec: model_pb2.ModelSpec) -> str:
 
 def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.ndarray:
     """Returns the serialized examples, [num_examples], each merged with the common context."""
+    examples, context = request_input.example_list.examples, b""
     if request_input.WhichOneof("kind") == "example_list_with_context":
-        example_list = request_input.example_list_with_context
-        examples = example_list.examples
-        model.check_rows(_INPUTS, len(examples))
-        # Concatenated messages are one message, in which later values take precedence.
-        context = example_list.context.SerializeToString()
-        if len(context) * len(examples) > _MAX_CONTEXT_BYTES:
-            raise saved_model.invalid_argument(
-                f"The context has {len(context)} bytes for each of {len(examples)} examples; "
-                f"expected at most {_MAX_CONTEXT_BYTES} bytes in all. Send several requests"
-            )
-        values = [context + example.SerializeToString() for example in examples]
-    else:
-        model.check_rows(_INPUTS, len(request_input.example_list.examples))
-        values = [item.SerializeToString() for item in request_input.example_list.examples]
-    if not values:
+        examples = request_input.example_list_with_context.examples
+        context = request_input.example_list_with_context.context.SerializeToString()
+    model.check_rows(_INPUTS, len(examples))
+    if not examples:
         raise saved_model.invalid_argument("Input is empty.")
-    return np.array(values, object)
+    if len(context) * len(examples) > _MAX_CONTEXT_BYTES:
+        raise saved_model.invalid_argument(
+            f"The context has {len(context)} bytes for each of {len(examples)} examples; "
+            f"expected at most {_MAX_CONTEXT_BYTES} bytes in all. Send several requests"
+        )
+    # Concatenated messages are one message, in which later values take precedence.
+    return np.array([context + example.SerializeToString() for example in examples], object)
 
 
 def _tensors(definition: meta_graph_pb2.SignatureDef, method: str) -> tuple[str, list[str]]:

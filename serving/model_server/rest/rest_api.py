@@ -141,7 +141,7 @@ class RestApi:
         return RestReply(http.HTTPStatus.OK, self._metrics.render(), "text/plain")
 
     def _answer(self, request: RestRequest, spec: model_pb2.ModelSpec) -> tuple[str, bytes]:
-        """Fills in the model that the path names; returns the action of a POST, and the reply."""
+        """Sets `spec` to the model in the path; returns the action of a POST, and the reply."""
         method, path = request.method, request.path
         pattern = _PATTERNS.get(method)
         match = pattern.fullmatch(path) if pattern else None
@@ -151,7 +151,7 @@ class RestApi:
         spec.MergeFrom(_spec(name or "", version, label))
         if method == "POST":
             if action not in ("predict", *_EXAMPLE_ACTIONS):
-                # The case of the last word of the path counts, the case of the rest does not.
+                # Only the last word of the path is case-sensitive.
                 raise saved_model.invalid_argument(f"Malformed request: {method} {path}")
             document = json_input.parse(request.body)
             if action == "predict":
