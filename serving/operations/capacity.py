@@ -11,12 +11,12 @@ import math
 import pathlib
 from typing import Self
 
-# The p99 of a request needs machines that are idle for half of the time.
+# For a low p99, machines are idle half of the time.
 UTILIZATION = 0.5
-# In addition to N and N−1 during a release change, the system needs memory.
+# Share of memory for releases N and N−1 during a change; the system needs the rest.
 _MEMORY_SHARE = 0.7
 _CORES_PER_PROCESS = 2
-# HNSW of Milvus: links of M = 16, two per node and side at the lowest level, of 4 bytes.
+# HNSW in Milvus: 2 M = 32 links per node on the lowest level, 4 bytes each.
 _MILVUS_LINK_BYTES = 128
 _NUM_CANDIDATES = 500
 MEASURED, CALCULATED = "measured", "calculated"
@@ -29,19 +29,19 @@ class MeasuredConstants:
     Attributes:
         machine: The machine in words.
         date: Day of the measurement.
-        command: The command that measured.
+        command: Command of the measurement.
         num_ads: Number of ads.
         dimension: Embedding size.
-        index: The FAISS factory of the index.
-        index_bytes_per_ad: File of the index, memory-mapped and shared by processes.
-        row_bytes_per_ad: Features, ids and fields to show, memory-mapped and shared.
+        index: FAISS factory string of the index.
+        index_bytes_per_ad: Size of the index file, memory-mapped and shared by processes.
+        row_bytes_per_ad: Size of features, ids and fields to show, memory-mapped and shared.
         private_bytes_per_ad: Private memory of each process of the service.
         process_bytes: Memory of a process of the service without ads.
         search_cpu_ms: Processor time of a search for 500 ads.
-        service_cpu_ms: Processor time of a request in the service, its search included.
-        ranker_cpu_ms: Processor time of a request in the model server, 500 candidates.
+        service_cpu_ms: Processor time of a request in the service, including the search.
+        ranker_cpu_ms: Processor time of a request with 500 candidates in the model server.
         num_columns: Number of columns of ad features, sent to the ranker for 500 ads.
-        num_outputs: Number of scores of an ad that it returns.
+        num_outputs: Number of scores that the ranker returns per ad.
         request_bytes: Size of a request over HTTP.
         answer_bytes: Size of an answer with ten ads.
         store_bytes_per_user: Kind of user store -> memory or disk space of a user with 50 events.
@@ -71,7 +71,7 @@ class MeasuredConstants:
         """Reads constants.
 
         Args:
-            path: File of `scripts/benchmarks/http_service.py`; None: the one of this package.
+            path: File written by `scripts/benchmarks/http_service.py`; None: this package's file.
 
         Raises:
             FileNotFoundError: The file does not exist.
@@ -114,7 +114,7 @@ class Figure:
         name: Counted quantity.
         value: Its value.
         how: Derivation.
-        unit: Unit of the value; empty: a number.
+        unit: Unit of the value; empty for a plain number.
         source: `measured` or `calculated`.
     """
 
@@ -174,7 +174,7 @@ def _machine_bytes(constants: MeasuredConstants, num_ads: int, processes: int) -
 
 
 def _search_ms(constants: MeasuredConstants, num_ads: int) -> float:
-    # The number of cells grows with √N, so the probed ones hold √N times as many ads.
+    # The number of cells grows with √N, and so does the number of ads in each cell.
     return constants.search_cpu_ms * math.sqrt(num_ads / constants.num_ads)
 
 
@@ -183,7 +183,6 @@ def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list
     source = MEASURED if num_ads == constants.num_ads else CALCULATED
     memory = f"{per_ad:.0f} B per ad at {constants.num_ads:,} ads, {constants.index}"
     search = f"{constants.search_cpu_ms:.2f} ms at {constants.num_ads:,} ads, grows with √N"
-    what = "processor time of a search for 500 ads"
     figures = [
         Figure(
             "index",
@@ -193,7 +192,14 @@ def _index(constants: MeasuredConstants, num_ads: int, machine: Machine) -> list
             "B",
             source,
         ),
-        Figure("index", what, _search_ms(constants, num_ads), search, "ms", source),
+        Figure(
+            "index",
+            "processor time of a search for 500 ads",
+            _search_ms(constants, num_ads),
+            search,
+            "ms",
+            source,
+        ),
     ]
     if fits_one_machine(constants, num_ads, machine):
         return figures
@@ -225,28 +231,31 @@ def _orchestrators(
     request_ms = rest_ms + (_search_ms(constants, num_ads) if in_process else 0.0)
     cores = requests_per_second * request_ms / 1000 / UTILIZATION
     needed = math.ceil(cores / _CORES_PER_PROCESS)
-    possible = _processes(constants, num_ads, machine) if in_process else machine.cores
-    processes = max(1, min(needed, possible, machine.cores // _CORES_PER_PROCESS))
+    possible = machine.cores // _CORES_PER_PROCESS
+    if in_process:
+        possible = min(possible, _processes(constants, num_ads, machine))
+    processes = max(1, min(needed, possible))
     usable = min(machine.cores, processes * _CORES_PER_PROCESS)
     memory = (
         2 * _machine_bytes(constants, num_ads, processes)
         if in_process
         else num_ads * constants.row_bytes_per_ad + processes * constants.process_bytes
     )
-    what = f"processes: {processes}"
-    what += ", two releases during a change" if in_process else "; ads' rows are mapped"
-    what += "" if memory <= _MEMORY_SHARE * machine.memory_bytes else "; DOES NOT FIT a machine"
-    machines = _with_spare(cores / max(usable, 1))
+    derivation = f"processes: {processes}"
+    derivation += ", two releases during a change" if in_process else "; ads' rows are mapped"
+    if memory > _MEMORY_SHARE * machine.memory_bytes:
+        derivation += "; DOES NOT FIT a machine"
+    machines = _with_spare(cores / usable)
     load = f"{request_ms:.1f} ms of a core per request, at {UTILIZATION:.0%} load"
     return [
         Figure("orchestrators", "cores", cores, load),
-        Figure("orchestrators", "memory of a machine", memory, what, "B"),
+        Figure("orchestrators", "memory of a machine", memory, derivation, "B"),
         Figure("orchestrators", "machines", machines, f"{usable} usable cores each, and a spare"),
     ]
 
 
 def _processes(constants: MeasuredConstants, num_ads: int, machine: Machine) -> int:
-    """Returns how many processes a machine has memory for, during a release change."""
+    """Returns the number of processes that fit a machine's memory during a release change."""
     shared = _machine_bytes(constants, num_ads, 0)
     bytes_per_process = _machine_bytes(constants, num_ads, 1) - shared
     return int((_MEMORY_SHARE * machine.memory_bytes / 2 - shared) / bytes_per_process)

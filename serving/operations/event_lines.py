@@ -20,9 +20,9 @@ class EventLines:
 
     Attributes:
         events: Pairs of a user id and an event, in the order of the file.
-        received: Pair of a user id and an event id -> when the event last arrived, in seconds since
-            1970. Only lines that the service logged say it.
-        anonymous: Number of lines that do not name their user.
+        received: Pair of a user id and an event id -> time of the last arrival of the event, in
+            seconds since 1970. Only lines that the service logged have it.
+        anonymous: Number of lines without the id of a user.
         rejected: Number of lines that are not events.
         examples: File, number and reason of the first rejected lines.
     """
@@ -96,7 +96,7 @@ def read_event_lines(path: pathlib.Path, now: float) -> EventLines:
         found.events.append(event)
         key = event[0], event[1].event_id
         if received is not None:
-            # An event comes again after the store has failed.
+            # Clients send an event again if the store failed.
             found.received[key] = max(received, found.received.get(key, received))
     return found
 
@@ -109,7 +109,7 @@ def _json(line: bytes) -> Any:
 
 
 def _received(line: Any) -> float | None:
-    """Returns when an event arrived, or None if the log does not say it."""
+    """Returns when an event arrived; None: not logged."""
     value = line.get("received") if isinstance(line, dict) else None
     if value is None:
         return None
@@ -120,7 +120,7 @@ def _received(line: Any) -> float | None:
 
 
 def _parsed(line: Any, now: float) -> tuple[str, StoredEvent] | None:
-    """Returns the event of a line; None: it does not name its user."""
+    """Returns the user and the event of a line; None: it has no user id."""
     if not isinstance(line, dict):
         raise ValueError(f"expected a JSON object, got {type(line).__name__}")
     if line.get("user_id") is None:
@@ -137,15 +137,14 @@ def _parsed(line: Any, now: float) -> tuple[str, StoredEvent] | None:
 
 
 def _kind(line: dict[str, Any]) -> str:
-    """Returns the one kind of a line; a label of 0, such as a click, does not count."""
+    """Returns the kind of a line, which has exactly one; a label of 0 does not count."""
     given = {kind: line[kind] for kind in users.ACTIONS if line.get(kind) is not None}
     if not given and line.get(users.IMPRESSION) == 1:
         return users.IMPRESSION
     if any(value not in (0, 1) for kind, value in given.items() if kind not in requests.AMOUNTS):
         raise ValueError(f"expected 0 or 1, got {given}")
-    # An amount of 0 next to another kind is a label; alone, it is an event as the service received
-    # it.
-    done = [kind for kind, value in given.items() if value or len(given) == 1]
-    if len(done) != 1 or (given[done[0]] == 0 and done[0] not in requests.AMOUNTS):
+    # An amount of 0 is a label if the line has other kinds, and an event if it has none.
+    kinds = [kind for kind, value in given.items() if value or len(given) == 1]
+    if len(kinds) != 1 or (given[kinds[0]] == 0 and kinds[0] not in requests.AMOUNTS):
         raise ValueError(f"expected one of {', '.join(users.ACTIONS)}, got {given}")
-    return done[0]
+    return kinds[0]

@@ -47,16 +47,16 @@ class SkippedError(Exception):
     """A check cannot be run; the message says why."""
 
 
-def finding_of(check: str, look: Callable[[], str]) -> DoctorFinding:
-    """Runs a check: `look` returns what was found, or raises if the check fails."""
+def finding_of(check: str, run: Callable[[], str]) -> DoctorFinding:
+    """Runs a check: `run` returns what was found, or raises if the check fails."""
     try:
-        return DoctorFinding(check, "ok", look())
+        return DoctorFinding(check, "ok", run())
     except WrongError as error:
         return DoctorFinding(check, "failed", error.found, error.expected, error.remedy)
     except SkippedError as error:
         return DoctorFinding(check, "skipped", str(error))
     except (errors.ServingError, OSError, ValueError) as error:
-        # The message of such an error already says what was expected and what to do.
+        # The message of such an error says what was expected and what to do.
         return DoctorFinding(check, "failed", str(error))
 
 

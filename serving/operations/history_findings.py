@@ -6,7 +6,7 @@ the inputs that it would be trained on. A difference has a cause:
 
     unread  the store was late or failed, so the request went on without its user
     lost    the store did not have events that it had received
-    cut     the service had the latest of the events, as many as the store keeps for as long
+    cut     the service had only the events that the store keeps: the latest ones
     late    events from before the request arrived after it
     clock   the service had events from after the request, or with other ages: two clocks differ
     other   unlogged events, or a history that the caller sent
@@ -45,7 +45,7 @@ _REMEDIES = {
     "clock": "synchronize the clocks.",
     "other": "log all events, and let requests carry the user id instead of a history.",
 }
-# The log has the time of the request. The history was read within this time of it.
+# The history was read within this time of the logged time of the request.
 _READ_SECONDS = 1.0
 # With a wrong clock, events from up to this long after a request may be in its history.
 _CLOCK_SECONDS = 600.0
@@ -62,8 +62,8 @@ class LoggedHistories:
     Attributes:
         user_id: Id of the user.
         time: Time in the log, in seconds since 1970.
-        raw: Raw inputs of the histories, as the models got them.
-        user_data: Outcome of the user store's read, as `Answer.user_data`; None: it was not read.
+        raw: Raw inputs of the histories, as the models received them.
+        user_data: Outcome of reading the user store, as in `Answer.user_data`; None: not read.
     """
 
     user_id: str
@@ -78,7 +78,7 @@ class KnownEvents:
 
     Attributes:
         events: The events.
-        received: Event id -> when the event arrived, in seconds since 1970, if the log says it.
+        received: Event id -> time of arrival in seconds since 1970, if the log has it.
     """
 
     events: list[UserEvent] = dataclasses.field(default_factory=list)
@@ -91,13 +91,13 @@ def compare_histories(
     release: releases.Bundle,
     now: float | None = None,
 ) -> str:
-    """Compares the histories of a release's logged answers to known users with rebuilt ones.
+    """Compares logged histories with rebuilt ones, for a release's answers to known users.
 
     Args:
         files: Files of the impression log.
         event_files: Files of the log of events, JSON lines as the service logs them.
         release: Loaded release, with the histories and the ads.
-        now: Current time, in seconds since 1970. None: the time of the clock.
+        now: Current time, in seconds since 1970. None: the clock's time.
 
     Raises:
         WrongError: Some histories differ.
@@ -158,7 +158,7 @@ _Entry = tuple[str, str, float | None]
 
 @dataclasses.dataclass(frozen=True)
 class _UserHistory:
-    """A history of a logged answer, and what is known of its user."""
+    """A history of a logged answer, and the known events of its user."""
 
     plan: schema.Schema
     field: schema.Field
@@ -213,7 +213,7 @@ class _UserHistory:
         return self._entries(histories.raw_values(self.plan, events, at))
 
     def _instants(self, events: Sequence[UserEvent]) -> list[float]:
-        """Returns instants around the logged time, at which it has each state it goes through."""
+        """Returns instants near the logged time that cover each state of the history."""
         time, max_age_days = self.logged.time, self.field.max_age_days
         since, until = time - _READ_SECONDS, time + _READ_SECONDS
         # An event counts after its time, and until its maximum age.
@@ -222,8 +222,8 @@ class _UserHistory:
         return [time, since, *sorted(at for at in changes if since < at < until), until]
 
     def _cause_of_extra(self) -> str | None:
-        """Returns why it has entries that no event from before the request explains, if any."""
-        # More than the history keeps, because other events replaced the missing ones.
+        """Returns why it has entries that no event before the request explains; None: no such."""
+        # Without limits: where events are missing, the history has older ones instead.
         everything = dataclasses.replace(self.field, max_length=10_000, max_age_days=None)
         fields = tuple(everything if f.name == self.field.name else f for f in self.plan.fields)
         unlimited = dataclasses.replace(self, plan=dataclasses.replace(self.plan, fields=fields))
@@ -240,7 +240,7 @@ class _UserHistory:
         return "other" if extra - (later - known) else "clock"
 
     def _cause_of_missing(self, expected: Sequence[_Entry]) -> str:
-        """Returns why it lacks events although they arrived in time, as far as is known."""
+        """Returns why it lacks events that, as far as is known, arrived in time."""
         entries, user_data = self.entries, self.logged.user_data
         if user_data is None or (user_data == "unknown" and entries):
             return "other"
@@ -258,7 +258,7 @@ def _same(entries: Sequence[_Entry], expected: Sequence[_Entry]) -> bool:
 
 
 def _kept(events: Sequence[UserEvent], time: float) -> list[UserEvent]:
-    """Returns the events that a store of the default size has at a time."""
+    """Returns the events that a store with default limits has at a time."""
     ordered = sorted(
         (e for e in events if time - _STORE.ttl_seconds <= e.time < time),
         key=lambda event: (event.time, event.event_id or ""),
@@ -324,7 +324,7 @@ def _events(
 def _values(
     plan: schema.Schema, ad_ids: Iterable[str], release: releases.Bundle
 ) -> dict[str, dict[str, str]]:
-    """Returns the values of the listed fields of ads, which include live ones."""
+    """Returns the values of ads in the listed fields, with live updates."""
     listed, ids = histories.listed_fields(plan), sorted(ad_ids)
     if not listed:
         return {}

@@ -108,7 +108,7 @@ def _read(
     known = np.flatnonzero(rows >= 0)
     ad_fields = [name for name, kind in release.manifest.ad_kinds.items() if kind != "dense"]
     shown = table.select(ad_fields).take(known).to_pylist()
-    # An ad may have other fields in the live index than in the bundle.
+    # Live updates may have changed the fields of an ad.
     unchanged = [
         row
         for row, fields, ad in zip(

@@ -8,7 +8,7 @@ from serving import model_config, model_server, orchestrator, ranker, releases, 
 from serving.impressions import ImpressionLog
 from tfrecords import terminal
 
-# Longer lines of a table of ads are cut, and shown values that are together longer than this.
+# Maximum widths of a table of ads, of its shown values together, and of an ad id.
 _WIDTH = 100
 _SHOWN_WIDTH = 41
 _ID_WIDTH = 24
@@ -21,7 +21,7 @@ async def open_service(
     ranker_address: str | None,
     impressions: ImpressionLog | None = None,
 ) -> AsyncIterator[orchestrator.Orchestrator]:
-    """Loads a release and connects it with a ranker.
+    """Loads a release and connects it to a ranker.
 
     Args:
         base: Base directory of the bundles.
@@ -109,13 +109,13 @@ def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[s
         parts = " + ".join(
             f"{part.weight:g}·{part.score:.4f} {head}" for head, part in (why.parts or {}).items()
         )
-        place = f"rank {why.rank_without_rules} of {effects.candidates} without rules"
+        rank = f"rank {why.rank_without_rules} of {effects.candidates} without rules"
         drawn = f", {'drawn, ' if why.explored else ''}propensity {ad.propensity:.4g}"
         spread = f", ×{why.diversity_factor:.4g} for diversity" if why.diversity_factor < 1 else ""
-        lines.append(f"  {ad.rank:4}  {parts or 'no scores'}; {place}{drawn}{spread}")
+        lines.append(f"  {ad.rank:4}  {parts or 'no scores'}; {rank}{drawn}{spread}")
     for cap in effects.at_frequency_cap:
-        what = "ads" if cap.field is None else f"values of {cap.field}"
-        lines.append(f"  frequency cap: {cap.count} {what} were seen too often")
+        capped = "ads" if cap.field is None else f"values of {cap.field}"
+        lines.append(f"  frequency cap: {cap.count} {capped} were seen too often")
     for left_out in effects.left_out:
         rule = left_out.rule if left_out.field is None else f"{left_out.rule} on {left_out.field}"
         lines.append(f"  {rule}: left out {left_out.count}, the best {', '.join(left_out.ads)}")
@@ -123,7 +123,7 @@ def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[s
 
 
 def _column_width(columns: Sequence[Sequence[str]]) -> int:
-    """Returns the greatest width, at least 10, at which columns fit side by side."""
+    """Returns the greatest column width, at least 10, at which the columns fit side by side."""
     longest = [max(map(len, column)) for column in columns]
     fitting = (
         w for w in range(10, _SHOWN_WIDTH) if sum(min(n, w) for n in longest) <= _SHOWN_WIDTH

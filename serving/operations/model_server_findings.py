@@ -67,7 +67,7 @@ class ModelServerCheck:
         self._address = address
         self._release = release
         self._timeout = timeout_seconds
-        # As the service connects: without the host's http_proxy.
+        # Without the host's http_proxy, as the service connects.
         self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -118,12 +118,12 @@ class ModelServerCheck:
             status.version: get_model_status_pb2.ModelVersionStatus.State.Name(status.state)
             for status in reply.model_version_status
         }
-        words = ", ".join(f"{number} {state}" for number, state in sorted(states.items()))
+        listed = ", ".join(f"{number} {state}" for number, state in sorted(states.items()))
         if states.get(version) != "AVAILABLE":
-            raise findings.WrongError(expected, words, self._serve_it(model))
-        return words
+            raise findings.WrongError(expected, listed, self._remedy(model))
+        return listed
 
-    def _serve_it(self, model: str) -> str:
+    def _remedy(self, model: str) -> str:
         return (
             f"Configure it to serve version {self._release.version} of "
             f"{self._release.base.resolve() / model}: set model_version_policy to latest "
@@ -142,16 +142,16 @@ class ModelServerCheck:
         served = signatures.signature_def[_SIGNATURE]
         recorded = self._release.manifest.signatures["ranker"]
         for side in ("inputs", "outputs"):
-            expected = {name: _words(spec) for name, spec in recorded.get(side, {}).items()}
-            found = {name: _spec(info) for name, info in getattr(served, side).items()}
-            wrong = [name for name, words in expected.items() if found.get(name) != words]
+            expected = {name: _recorded(spec) for name, spec in recorded.get(side, {}).items()}
+            found = {name: _served(info) for name, info in getattr(served, side).items()}
+            wrong = [name for name, spec in expected.items() if found.get(name) != spec]
             if wrong:
                 name, more = wrong[0], f"; {len(wrong) - 1} more" if wrong[1:] else ""
                 raise findings.WrongError(
                     f"{side}: {name} {expected[name]}{more}",
                     f"{name} {found.get(name, 'missing')}{more}",
                     "The server serves a different model under this version. "
-                    f"{self._serve_it('ranker')}",
+                    f"{self._remedy('ranker')}",
                 )
         outputs = ", ".join(served.outputs)
         return f"{_SIGNATURE} has {len(served.inputs)} inputs and the outputs {outputs}"
@@ -190,7 +190,7 @@ class ModelServerCheck:
                 f"the recorded embeddings {list(expected.shape)}, "
                 f"within {releases.SCORE_TOLERANCE}",
                 f"{list(found.shape)}, which differ by {worst:.2g}",
-                self._serve_it("query_tower"),
+                self._remedy("query_tower"),
             )
         return f"{len(found)} embeddings differ by at most {worst:.2g}"
 
@@ -199,13 +199,13 @@ class ModelServerCheck:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
             found = f"{error.code().name}: {error.details()}"
-            raise findings.WrongError(expected, found, self._serve_it(model)) from error
+            raise findings.WrongError(expected, found, self._remedy(model)) from error
 
 
-def _words(spec: Mapping[str, Any]) -> str:
+def _recorded(spec: Mapping[str, Any]) -> str:
     return f"{spec['dtype']} {list(spec['shape'])}"
 
 
-def _spec(info: Any) -> str:
+def _served(info: Any) -> str:
     shape = [dim.size for dim in info.tensor_shape.dim]
     return f"{tf.dtypes.as_dtype(info.dtype).name} {shape}"

@@ -44,13 +44,10 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
 
 
 def check_updates(release: releases.Bundle) -> str:
-    """Reads the live updates of a release from the start, as a service does that loads it.
+    """Reads the live updates of a release from the start, as a service does when it loads it.
 
     Args:
         release: Loaded release.
-
-    Returns:
-        What was found.
 
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
@@ -72,7 +69,7 @@ def check_updates(release: releases.Bundle) -> str:
 def changed_ads(release: releases.Bundle) -> frozenset[str]:
     """Returns the ids of ads that live updates have added or changed.
 
-    Vectors may have changed alone, which neither answers nor logs have.
+    This includes ads of which only a vector changed; neither answers nor logs have vectors.
 
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.

@@ -1,8 +1,8 @@
 """Compares served scores of held-out rows with the scores of the training code.
 
 The rows are the first held-out requests of a data set, which keeps their raw query fields. Offline,
-the trained ranker and its calibrators score the rows with the ads of the catalog. Online, a
-server scores the raw fields. A difference indicates a fault of an encoder, an export or a server.
+the trained ranker and its calibrators score the shown ads. Online, a server scores the raw fields.
+A difference indicates a fault of an encoder, an export or a server.
 
 Shapes: C shown ads of a request.
 """
@@ -99,7 +99,7 @@ def compare_over_grpc(
         for output, expected in request.scores.items()
     ]
     num_rows = sum(len(request.ad_ids) for request in logged)
-    return _words(num_rows, logged, np.concatenate(found))
+    return _summary(num_rows, logged, np.concatenate(found))
 
 
 def compare_over_rest(
@@ -144,10 +144,10 @@ def compare_over_rest(
             found.append(service_findings.compared(output, values, expected[is_unchanged], place))
     if not num_rows:
         raise findings.SkippedError(service_findings.CHANGED)
-    return _words(num_rows, logged, np.concatenate(found))
+    return _summary(num_rows, logged, np.concatenate(found))
 
 
-def _words(num_rows: int, logged: "list[export.LoggedRequest]", differences: np.ndarray) -> str:
+def _summary(num_rows: int, logged: "list[export.LoggedRequest]", differences: np.ndarray) -> str:
     return (
         f"{num_rows} rows of {len(logged)} held-out requests; "
         f"scores differ by at most {differences.max():.2g}, by {differences.mean():.2g} on average"

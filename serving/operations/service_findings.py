@@ -212,7 +212,7 @@ class ServiceCheck:
 def are_as_released(
     release: releases.Bundle, ads: Sequence[RankedAd], changed: Set[str]
 ) -> list[bool]:
-    """Returns which answered ads [C] have the fields of the release: updates change others.
+    """Returns which answered ads [C] are as in the release; live updates changed the others.
 
     Args:
         release: Loaded release.
@@ -280,7 +280,7 @@ def compared(
 
 
 def check_answer(answer: Answer, version: int, place: str) -> None:
-    """Checks that an answer, to the request that errors name, comes from a release and has scores.
+    """Checks that the answer to a request comes from a release and has scores.
 
     Raises:
         WrongError: The answer comes from another release or is degraded.

@@ -10,7 +10,7 @@ from serving import errors, impressions, requests, users
 from serving.operations import event_lines
 from serving.users import StoredEvent
 
-# Events of one write.
+# Number of events per write.
 _CHUNK = 5_000
 _IDS = ["_request_id", "_user_id", "_ad_id", "_time"]
 
@@ -61,8 +61,8 @@ async def rebuild_users(
         event_files: Events as JSON lines, as the service logs them.
         profile_fields: Query fields of the impression log that describe the user. The latest value
             of each that is not missing becomes the user's profile.
-        now: Current time, in seconds since 1970, which the time to live counts from. Later events
-            are rejected, as `POST /v1/events` rejects them, and later impressions are left out.
+        now: Current time, in seconds since 1970, for the time to live. Later events are rejected,
+            as by `POST /v1/events`, and later impressions are left out.
 
     Raises:
         ImpressionLogError: A file cannot be read, or no file has a profile field.
@@ -128,5 +128,5 @@ def _impressions(
     fields = [name for name in profile_fields if name in table.column_names]
     for row in table.select([*_IDS, *fields]).to_pylist():
         request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
-        # The id that the service gave it, so that the store recognizes it.
+        # The service's id of the impression, by which the store recognizes it.
         yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row
