@@ -1,4 +1,4 @@
-"""Reads ads to add to a release: a table that the conversion also reads, or ads as in answers."""
+"""Reads updates of a release from files: ads to add, and rates."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read_ads(
 
     Args:
         path: A table of ads as the conversion reads it, or JSON lines of ads as in answers.
-        release: The release that they are for.
+        release: The release to update.
 
     Returns:
-        The ads, and notes on columns that the table lacks and on rows that are left out.
+        The ads, and notes on missing columns and on rows that are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -71,8 +71,11 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
     """Reads rates for `live.LiveIndex.update`.
 
     Args:
-        path: A table with a field of the ad and its rates, under the names that the schema gives.
-        release: The release that they are for.
+        path: A table with a field of the ad and its rates, named as in the schema.
+        release: The release to update.
+
+    Returns:
+        Name of a rate -> value of the field -> rate.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -90,7 +93,7 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
             f"({' or '.join(pairs) or 'the release has none'}), got {list(names)}. Send rates of "
             "single ads as fields of the --add table."
         )
-    read = {}
+    rates = {}
     for rate in given:
         feed = schema.schema_from_json(
             {
@@ -120,19 +123,19 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
                 f"{len(rows):,} values. Add up the counts of each value."
             )
         numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
-        read[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
-    return read
+        rates[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
+    return rates
 
 
 def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
     """Returns the schema to read a table of ads with: columns as in the log, or as in answers."""
-    # Lists of the query side are not read here, and a history would need times.
+    # Without its options, a history is a plain list, which needs no times.
     options = {
         field["name"]: field
         for field in release.schema.get("fields", ())
         if field["kind"] != "history"
     }
-    # An update has the rates of the release, unless it gives its own.
+    # Rates that the table lacks keep their released values.
     rates = [rate["name"] for rate in release.rates if rate["name"] not in names]
     key = release.schema.get("ad_key", ["ad_id"])
     as_answers = "ad_id" in names and not set(key) <= set(names)

@@ -71,14 +71,14 @@ def address_of_flag(name: str) -> str | None:
 def silent_if_output_is_closed() -> Iterator[None]:
     """Exits with status 1 if the reader of the output closes it in the block, as `head` does.
 
-    Output that was closed before, as by `>&-`, goes to the null device. Otherwise, the next file
-    would get its descriptor, and what libraries print to it.
+    Output that is closed at the start, as by `>&-`, goes to the null device. Otherwise, the next
+    opened file would get its descriptor, and with it the output of libraries.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A report may have characters that the encoding of the terminal lacks.
+        # The terminal's encoding may lack characters of a report.
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
@@ -115,8 +115,8 @@ def read_text(path: pathlib.Path) -> str:
         ValueError: The file is not UTF-8.
     """
     if not path.is_file():
-        what = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {what}; check the path.")
+        problem = "is a directory, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {problem}; check the path.")
     try:
         # Excel and some editors start a file with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
@@ -155,7 +155,7 @@ def json_of_flag(name: str) -> dict[str, Any] | None:
 
 
 def parse_json(text: str, place: str, expected: str) -> Any:
-    """Returns the value of a JSON text; the error names its place and what was expected.
+    """Returns the value of a JSON text; `place` and `expected` are for the error message.
 
     Raises:
         ValueError: The text is not valid JSON.
@@ -172,7 +172,7 @@ def print_json(value: Any) -> None:
 
 
 def _message_of(error: Exception) -> str:
-    """Returns the message of an error; with its place if a plugin raised it."""
+    """Returns the message of an error, with the location if a plugin raised it."""
     message = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {error.strerror}."

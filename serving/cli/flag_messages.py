@@ -20,7 +20,7 @@ from tfrecords import terminal
 HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?")
 # absl's message for an invalid value of a flag.
 _ILLEGAL = re.compile(r"flag --(?P<name>\w+)=(?P<value>.*?): (?P<why>.*)", re.DOTALL)
-# The commands with a flag for each option of a model, which `tfrec train` has not.
+# Commands with a flag for each option of a model; `tfrec train` has only some of them.
 _OPTIONS_OF_MODELS = {
     "tfrec train_retrieval": config.RetrievalConfig,
     "tfrec train_ranker": config.RankerConfig,
@@ -88,7 +88,7 @@ def message_of(error: flags.Error) -> str:
 
 
 def unknown_argument(argument: str) -> str:
-    """Returns the message for an argument that is not a flag, or not one of the command."""
+    """Returns the message for an unexpected argument or an unknown flag."""
     name = argument.partition("=")[0]
     if name.startswith("-"):
         name = name.lstrip("-")

@@ -70,7 +70,7 @@ def _stream_server() -> str:
 async def _consume(stream_server: str, user_store: str) -> None:
     from serving import impressions, orchestrator, users
 
-    logging.getLogger().setLevel(logging.INFO)  # Once a minute, what was read and what waits.
+    logging.getLogger().setLevel(logging.INFO)  # The consumer logs its progress once a minute.
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

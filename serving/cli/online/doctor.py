@@ -79,7 +79,7 @@ def main() -> None:
     from serving import operations
 
     found = []
-    for finding in _look():
+    for finding in _findings():
         found.append(finding)
         if not FLAGS.json:
             print(operations.finding_as_text(finding), flush=True)
@@ -96,7 +96,7 @@ def _reads_rows() -> bool:
     return FLAGS.rows and (FLAGS.bundle is None or FLAGS["workdir"].present > 0)
 
 
-def _look() -> Iterator[operations.DoctorFinding]:
+def _findings() -> Iterator[operations.DoctorFinding]:
     from serving import operations, releases
     from serving.cli import impression_files
 

@@ -70,7 +70,7 @@ flags.DEFINE_float(
 flags.DEFINE_bool("json", False, "list: print JSON.")
 FLAGS = flags.FLAGS
 _MAX_NAMED = 3
-# What requests name -> effect of a release that lacks it or has it in another form.
+# Part of a request -> effect of a release that lacks it or has it in another form.
 _EFFECTS = {
     "query fields": "Values that do not fit it are refused in requests, and missing in stored "
     "profiles.",
@@ -95,9 +95,9 @@ def main() -> None:
             print(f"release {version}: {line}")
     elif FLAGS.action == "prune":
         pruned = releases.prune(base, FLAGS.keep, FLAGS.wait_seconds)
-        print(f"removed: {_words(pruned.removed)}")
+        print(f"removed: {_listed(pruned.removed)}")
         if pruned.in_use:
-            print(f"kept because a process has loaded them: {_words(pruned.in_use)}")
+            print(f"kept because a process has loaded them: {_listed(pruned.in_use)}")
     else:
         _change(base)
 
@@ -128,7 +128,7 @@ def _change(base: pathlib.Path) -> None:
 
 
 def _warn_of_changed_requests(base: pathlib.Path, before: int, started: int) -> None:
-    """Names what requests can name in one release, but not in another, which serves from now on."""
+    """Prints fields and heads of one release that another, which now serves, lacks or changes."""
     from serving import errors, manifest
 
     try:
@@ -136,11 +136,11 @@ def _warn_of_changed_requests(base: pathlib.Path, before: int, started: int) -> 
     except errors.ServingError as error:
         print(f"! The fields of releases {before} and {started} could not be compared: {error}")
         return
-    for what, effect in _EFFECTS.items():
-        changed = [name for name, form in known[what].items() if usable[what].get(name) != form]
+    for part, effect in _EFFECTS.items():
+        changed = [name for name, form in known[part].items() if usable[part].get(name) != form]
         if changed:
             print(
-                f"! Release {started} lacks or changes {what} of release {before}: "
+                f"! Release {started} lacks or changes {part} of release {before}: "
                 f"{', '.join(map(repr, changed))}. {effect}"
             )
 
@@ -163,7 +163,7 @@ def _names_in_requests(release: manifest.Manifest) -> dict[str, dict[str, Any]]:
 
 
 def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int) -> None:
-    """Names live updates of one release that another one, which serves from now on, lacks."""
+    """Prints live updates of one release that another, which now serves, lacks."""
     from serving import errors, live
 
     try:
@@ -171,7 +171,7 @@ def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int) -> 
     except errors.ServingError as error:
         print(f"! The live updates of release {updated} could not be compared: {error}")
         return
-    for ads, what, flag in (
+    for ads, change, flag in (
         (missing.removed, "removed", "remove"),
         (missing.changed, "added or changed", "add"),
     ):
@@ -179,7 +179,7 @@ def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int) -> 
             named = ", ".join(map(repr, ads[:_MAX_NAMED])) + ", …" * (len(ads) > _MAX_NAMED)
             count = terminal.format_count(len(ads), "ad was", "ads were")
             print(
-                f"! Release {started} lacks live updates of release {updated}: {count} {what} "
+                f"! Release {started} lacks live updates of release {updated}: {count} {change} "
                 f"({named}). To apply them, run tfrec update_index --version={started} "
                 f"--{flag}=FILE with these ads."
             )
@@ -274,5 +274,5 @@ def _describe(pointer: releases.Pointer | None) -> str:
     return f"{text}, canary {pointer.canary} answers {pointer.share:.1%} of the requests"
 
 
-def _words(versions: tuple[int, ...]) -> str:
+def _listed(versions: tuple[int, ...]) -> str:
     return ", ".join(map(str, versions)) or "none"

@@ -71,7 +71,7 @@ def _text(value: float, unit: str) -> str:
 
 
 def _digits(value: float, digits: int) -> str:
-    """Returns a value with at least so many digits, and no exponent."""
+    """Returns a value with at least `digits` significant digits, and no exponent."""
     if value >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return np.format_float_positional(value, digits, fractional=False, trim="-")

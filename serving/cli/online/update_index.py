@@ -97,8 +97,8 @@ def main() -> None:
             results.append({**row, "rate_values_not_found": unknown, **state})
             continue
         if FLAGS.add or FLAGS.remove:
-            nothing = "the files have no ads, so none was changed"
-            done = nothing if applied is None else _description(applied)
+            unchanged = "the files have no ads, so none was changed"
+            done = unchanged if applied is None else _description(applied)
             print(f"release {release.version}: {done}")
         elif len(versions) > 1:
             print(f"release {release.version}:")
