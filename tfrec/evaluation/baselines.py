@@ -165,8 +165,8 @@ def item_similarity(
     """Returns the similarity [N, N] of each ad (column) to its nearest ads (rows).
 
     The similarity of ads with a and b users, c of them in common, is c / (√(a b) + shrinkage),
-    without shrinkage the cosine. Of a user's clicks at most `MAX_CLICKS_PER_USER`, drawn at random,
-    count: the work is quadratic in them.
+    without shrinkage the cosine. At most `MAX_CLICKS_PER_USER` clicks of a user count, drawn at
+    random, because the work is quadratic in them.
     """
     draw = np.random.default_rng(0).random(clicks.nnz)
     clicks = _largest_of_each_row(clicks, MAX_CLICKS_PER_USER, draw)

@@ -32,7 +32,7 @@ def compute(
     num_positive = int(positive.sum())
     roc = precision_recall = None
     if 0 < num_positive < len(positive):
-        taken, found = _cut(positive, ordered)
+        taken, found = _counts_at_thresholds(positive, ordered)
         recall = found / num_positive
         false_positives = (taken - found) / (len(positive) - num_positive)
         roc = [(0.0, 0.0), *_points(false_positives, recall)]
@@ -42,7 +42,9 @@ def compute(
     )
 
 
-def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _counts_at_thresholds(
+    positive: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of rows and of positives above evenly spread thresholds."""
     order = np.argsort(-scores, kind="stable")
     # Rows with equal scores are on the same side of every threshold.

@@ -136,8 +136,12 @@ def order_samples(rows: HeadRows, values: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "auc": metrics.resampled_auc(resamples, labels, values),
         "per_user_auc": per_user,
-        NDCG: metrics.resampled_ndcg(resamples, labels, values, rows.list_lengths, NDCG_AT),
+        NDCG: _ndcg_samples(rows, values),
     }
+
+
+def _ndcg_samples(rows: HeadRows, values: np.ndarray) -> np.ndarray:
+    return metrics.resampled_ndcg(rows.resamples, rows.labels, values, rows.list_lengths, NDCG_AT)
 
 
 def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
@@ -152,11 +156,7 @@ def order(rows: HeadRows, values: np.ndarray) -> dict[str, report.Estimate]:
 def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np.ndarray]:
     """Returns the values [S] of each metric in each sample; NaN where it is undefined."""
     labels, resamples, values = rows.labels, rows.resamples, scores.values
-    order = order_samples(rows, values)
-    common = {
-        "calibration_ratio": metrics.resampled_ratio(*resamples.sums(values, labels)),
-        NDCG: order[NDCG],
-    }
+    ratio = metrics.resampled_ratio(*resamples.sums(values, labels))
     loss, entropy = entropy_samples(resamples, labels > 0, scores.positive)
     if head.is_amount:
         return {
@@ -164,18 +164,21 @@ def head_samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np
             "auc": metrics.resampled_auc(resamples, labels, scores.positive),
             "normalized_entropy_of_zero_part": entropy,
             "normalized_gini": metrics.resampled_normalized_gini(resamples, labels, values),
-            **common,
+            "calibration_ratio": ratio,
+            NDCG: _ndcg_samples(rows, values),
         }
     bins = metrics.calibration_bins(values)
+    by_order = order_samples(rows, values)
     return {
-        "auc": order["auc"],
-        "per_user_auc": order["per_user_auc"],
+        "auc": by_order["auc"],
+        "per_user_auc": by_order["per_user_auc"],
         "normalized_entropy": entropy,
         "log_loss": loss,
         "expected_calibration_error": metrics.resampled_calibration_error(
             resamples, labels, values, bins
         ),
-        **common,
+        "calibration_ratio": ratio,
+        NDCG: by_order[NDCG],
     }
 
 

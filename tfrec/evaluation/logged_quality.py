@@ -54,11 +54,11 @@ def predict(
     predictions = ranking.predict_split(model, data_set, SPLIT)
     unit = np.repeat(ranking.owner_of_requests(data_set, SPLIT), predictions.list_lengths)
     affordable = max(_MAX_ROWS_DRAWN // max(len(unit), 1), _MIN_RESAMPLES)
-    served = ranking.served_values(predictions, calibrators)
     logits = calibration.calibrated_logits(predictions.logits, calibrators)
+    served = layers.head_outputs(logits)
     scores = {}
     for head in model.heads:
-        values = served[HEADS[head].output]
+        values = served[HEADS[head].output].numpy()
         positive = values
         if HEADS[head].is_amount:
             positive = layers.positive_probability(head, logits[head]).numpy()
@@ -76,7 +76,7 @@ def predict(
 def measure_heads(
     logged: LoggedScores, truth: ground_truth.GroundTruth | None = None
 ) -> dict[str, report.HeadQuality]:
-    """Measures each head, with ground truth next to its ceiling."""
+    """Measures each head and, with ground truth, its ceiling."""
     measured = {}
     for head in logged.served:
         rows, served, known = logged.rows(head)

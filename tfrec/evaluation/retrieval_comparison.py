@@ -86,7 +86,7 @@ def recall_under_uniform_exposure(
 ) -> report.UniformExposure:
     """Measures recall of clicks on `truth.sample_requests` if all ads were shown equally often.
 
-    No recommender needs the user, and one is `two_tower`.
+    One of the recommenders is `two_tower`, and none needs the user.
     """
     order = ground_truth.catalog_order(truth, data_set.catalog())
     encoded = truth.sample_queries
@@ -121,9 +121,9 @@ def recall_under_uniform_exposure(
 def read_clicks_on_unseen_ads(
     data_set: reader.DataSet, num_ads: int, max_clicks: int
 ) -> tuple[retrieval.Clicks, scipy.sparse.csr_array | None]:
-    """Reads test clicks; if few repeat a click of the user, only clicks on ads new to the user.
+    """Reads at most `max_clicks` test clicks, evenly spaced in the log.
 
-    At most `max_clicks`, evenly spaced in the log, are read.
+    If few of them repeat a click of the user, only clicks on ads new to the user are returned.
 
     Returns:
         The clicks [Q] and, if few repeat a click of the user, [Q, N] 1 for the ads that the user

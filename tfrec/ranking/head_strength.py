@@ -15,10 +15,11 @@ import pydantic
 # Tolerance of predicted / observed around 1, and of the calibration error as a share of the mean
 # label.
 CALIBRATION_TOLERANCE = 0.1
-# Standard errors, and calibration errors of a calibrated model, that chance explains.
+# How many standard errors, and how many times the calibration error of a calibrated model, chance
+# explains.
 NUM_ERRORS = 2.0
 NUM_CHANCE = 1.5
-# Advice to collect more than this many times the rows would not help.
+# The advice names no number above this many times the rows.
 _MAX_FACTOR = 1_000
 
 
@@ -90,40 +91,40 @@ def weak_heads(figures: Figures) -> dict[str, str]:
     return {head: reason for head, reason in reasons.items() if reason is not None}
 
 
-def weakness(own: HeadCounts) -> str | None:
+def weakness(figures: HeadCounts) -> str | None:
     """Returns the reason why a head is weak and a remedy, or None if it is not weak."""
-    rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
-    if not isinstance(own, HeadFigures):
-        if 0 < own.positives == own.labeled:  # As the revenue of a log in which each row has some.
+    rows = f"{figures.positives:,} of {figures.labeled:,} validation rows are positive"
+    if not isinstance(figures, HeadFigures):
+        if 0 < figures.positives == figures.labeled:  # Such as revenue that every row has.
             return (
                 f'{rows}, so it cannot be compared with a base rate. Set "weights" in the schema '
                 "to use it."
             )
-        if 0 < own.positives < own.labeled:
+        if 0 < figures.positives < figures.labeled:
             rows = "its validation rows are all of one user or request"
         return f"{rows}, so it cannot be evaluated. A larger log would help."
-    bound = own.normalized_entropy + NUM_ERRORS * own.normalized_entropy_error
-    if bound >= 1:
+    margin = NUM_ERRORS * figures.normalized_entropy_error
+    if figures.normalized_entropy + margin >= 1:
         return (
             "it is not known to predict better than its base rate: its normalized entropy is "
-            f"{own.normalized_entropy:.3f} ± {NUM_ERRORS * own.normalized_entropy_error:.3f}, and "
-            f"the base rate has 1 ({rows}). {_what_would_help(own)}"
+            f"{figures.normalized_entropy:.3f} ± {margin:.3f}, and the base rate has 1 ({rows}). "
+            f"{_advice(figures)}"
         )
-    if own.off > own.max_off:
+    if figures.off > figures.max_off:
         return (
-            f"it predicts {own.calibration_ratio:.2f} times what was observed ({rows}). A larger "
-            "log, or one that ends nearer to today, would help."
+            f"it predicts {figures.calibration_ratio:.2f} times what was observed ({rows}). A "
+            "larger log, or one that ends nearer to today, would help."
         )
-    if own.relative_error > CALIBRATION_TOLERANCE + own.relative_error_of_chance:
+    if figures.relative_error > CALIBRATION_TOLERANCE + figures.relative_error_of_chance:
         return (
-            f"its expected calibration error is {own.relative_error:.0%} of the mean label "
+            f"its expected calibration error is {figures.relative_error:.0%} of the mean label "
             f"({rows}). A larger log would help."
         )
     return None
 
 
-def _what_would_help(figures: HeadFigures) -> str:
-    """Returns how many positive rows would be enough, if the metric stayed the same, as text."""
+def _advice(figures: HeadFigures) -> str:
+    """Returns how many positive rows would be enough if the metric stayed the same, as text."""
     fields = "fewer fields or a higher min_count of their values"
     information = 1 - figures.normalized_entropy
     if information <= 0:

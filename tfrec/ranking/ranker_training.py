@@ -349,7 +349,7 @@ def train_ranker(
         model = build_ranker(data_set, config, compared, rated)
         training.restore_best(model, workdir)
     if type(model) is not ranker.Ranker:
-        # Not before training: a gate that is initialized to 0 would hide what it multiplies.
+        # Once more: before training, a gate that is initialized to 0 hides what it multiplies.
         logit_checks.check_model(model)
     fit_rare_heads(model, data_set, config.seed)
     # With the fitted heads; `best` then contains everything that serving needs.
@@ -380,7 +380,7 @@ def train_ranker(
 def fit_rare_heads(model: ranking_model.RankingModel, data_set: reader.DataSet, seed: int) -> None:
     """Fits the models that are mixed into the rare heads of a trained ranker; see `rare_heads`.
 
-    Machines are fitted on training rows, and shares chosen on validation rows; both are assigned.
+    Factorization machines are fitted on training rows, and their shares on validation rows.
     """
     model.engagement_shares.assign(tf.zeros_like(model.engagement_shares))
     for machine in model.machines.values():

@@ -50,7 +50,7 @@ def fit(
     if min(positives, len(labels) - positives) < _MIN_POSITIVES:
         return False
     sides = matrices(machine, rows.query, rows.ad)
-    # Other ids, of which a log may have millions, have effects and vectors of 0, the most probable.
+    # The effects and vectors of other ids, which may be millions, are most probably 0.
     used = columns.distinct_numbers(np.concatenate([side.indices for side in sides]))
     if not len(used):  # Vectors and empty lists have no ids.
         return False
@@ -171,28 +171,27 @@ def _estimated(
     determined = curvature / (curvature + prior)
     result = np.empty_like(precision)
     for kind in (0, 1):
-        sums = (
+        numbers, squares = (
             np.bincount(field_of_row, values[:, columns == kind].sum(axis=1), len(precision))
             for values in (determined, table**2)
         )
-        numbers, squares = sums
         result[:, kind] = (numbers + 0.5) / (squares + 1e-6)
     return np.clip(result, _MIN_PRECISION, _MAX_PRECISION)
 
 
 def best_share(
     head: str,
-    own: np.ndarray,
+    logits: np.ndarray,
     other: np.ndarray,
     labels: Mapping[str, np.ndarray],
     folds: np.ndarray,
 ) -> float:
-    """Returns the weight of `other` in a mix with the own logits that is best on held-out rows.
+    """Returns the weight of `other` in its mixture with `logits` that is best on held-out rows.
 
     Args:
         head: The head.
-        own: [L] logits, or [L, 3] of an amount.
-        other: [L] logits of a positive label.
+        logits: [L], or [L, 3] of an amount.
+        other: [L] other logits of a positive label.
         labels: Label -> [L], NaN where missing; click among them.
         folds: [L] folds; each row is calibrated without its own.
 
@@ -207,10 +206,10 @@ def best_share(
         return 0.0
 
     def losses(share: float) -> np.ndarray:
-        mixed = np.asarray(layers.mix_logits({head: own}, head, other, share)[head])
+        mixed = np.asarray(layers.mix_logits({head: logits}, head, other, share)[head])
         fitted = calibration.cross_fitted_logits({head: mixed}, labels, folds)[head]
-        logits = layers.positive_logits(head, fitted)[rows].astype(np.float64)
-        return metrics.log_losses(positive, scipy.special.expit(logits))
+        positive_logits = layers.positive_logits(head, fitted)[rows].astype(np.float64)
+        return metrics.log_losses(positive, scipy.special.expit(positive_logits))
 
     without = losses(0.0)
     with_share = {share: losses(share) for share in _SHARES}

@@ -279,9 +279,9 @@ def segment_table(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTa
     return pages.PageTable(head, rows)
 
 
-def share_in_words(own: Estimate) -> str:
+def share_in_words(share: Estimate) -> str:
     """Returns a share in percent, with its interval."""
-    value, interval = _cells(own, pages.format_percent)
+    value, interval = _cells(share, pages.format_percent)
     return f"{value} ({interval})"
 
 

@@ -149,7 +149,7 @@ class Lessons:
         )
         return cls(queries[lessons], ad_rows, np.array(list(values)))
 
-    def and_(self, others: Self) -> Self:
+    def followed_by(self, others: Self) -> Self:
         """Returns these lessons followed by others of the same shapes [B, C]."""
         parts = {name: np.concatenate([a, vars(others)[name]]) for name, a in vars(self).items()}
         return dataclasses.replace(self, **parts)
@@ -373,8 +373,8 @@ def distill(
             embedded = towers.embed_in_batches(model.served_query_tower, parts[1])
             embedded_ads = towers.embed_in_batches(model.ad_tower, ads)
             found = two_tower.exact_top_k(embedded, embedded_ads, NUM_CANDIDATES)
-            drawn = Lessons.draw(teacher, parts[1], ads, found, config.seed + 1)
-            lessons = lessons.and_(drawn)
+            hard = Lessons.draw(teacher, parts[1], ads, found, config.seed + 1)
+            lessons = lessons.followed_by(hard)
         steps = len(lessons.query)
         plan = training.Plan(
             epochs=_LAST_EPOCHS if kind == kinds[-1] else _FIRST_EPOCHS,

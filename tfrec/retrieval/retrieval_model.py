@@ -292,7 +292,7 @@ class RetrievalModel(training.StageModel):
             own_columns: [B] the column of each clicked ad.
             training: Whether dropout is on.
         """
-        # Keras tells the layers of a tower without `training`, too.
+        # Keras also passes `training` on to the layers of a tower whose `call` does not take it.
         return Embedded(
             self.query_tower(query, training=training),
             self.ad_tower(ads, training=training),

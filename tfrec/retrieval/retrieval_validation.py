@@ -91,9 +91,9 @@ def recall_of_clicks(
         batch = held_out.take(part)
         scores = tf.matmul(queries[part], all_ads, transpose_b=True)
         clicked_scores = tf.gather(scores, batch["ad_row"], batch_dims=1)
-        # Written so that ads with scores that are not finite are last.
+        # Written so that a clicked ad whose score is not finite is last.
         is_other = batch["ad_row"][:, None] != rows
-        # Ads that training never showed compete, too, although they are no negatives of the loss.
+        # Ads that training never showed compete, too, although they are not negatives of the loss.
         if held_out.leaves_out_seen and model.clicked_ads is not None:
             is_other &= ~model.clicked_ads.among(batch["user"], rows)
         better = is_other & ~(scores <= clicked_scores[:, None])

@@ -208,7 +208,7 @@ def fit(
                     ),
                 ],
             )
-        if is_chief:  # A callback may have ended it, of which the history says nothing.
+        if is_chief:  # A callback may have ended it, which the history does not show.
             (directory / _FINISHED).touch()
         if progress and validated:
             kept = history[best_epoch(history, plan)]

@@ -56,10 +56,10 @@ class StageModel(plugins.Plugin, tfrs.Model):
 
     Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the epoch, not the
     last batch's. On several replicas, the loss is over their shared batch: a `compute_loss` returns
-    the part of a share (`layers.share_of`), a mean over the rows of its whole batch. Of batches
-    that Keras cut, it is the mean of the replicas' losses. And the norms of the gradients are
-    measured in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas they are averages
-    over the replicas' parts.
+    the part of a share (`layers.share_of`), a mean over the rows of its whole batch. If Keras split
+    the batches, it is the mean of the replicas' losses. And the norms of the gradients are measured
+    in every `summaries.STEPS_PER_SAMPLE`th step; on several replicas they are averages over the
+    replicas' parts.
 
     Attributes:
         gradient_norms: Norms of the latest measured step.
@@ -132,9 +132,9 @@ class StageModel(plugins.Plugin, tfrs.Model):
             # The optimizer sums the gradients of all replicas.
             loss = self._own_part_of_loss(inputs, training=True)
         variables = self.trainable_variables
-        gradients = tape.gradient(loss, variables)
+        pairs = list(zip(tape.gradient(loss, variables), variables, strict=True))
         try:
-            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            self.optimizer.apply_gradients(pairs)
         except KeyError as error:
             raise ValueError(
                 f"{type(self).__name__} has weights that the first training step created, too "
@@ -142,7 +142,6 @@ class StageModel(plugins.Plugin, tfrs.Model):
                 "`training` is true, or build them in the constructor."
             ) from error
         sparse = {variable.ref() for variable in self.sparse_variables}
-        pairs = list(zip(gradients, variables, strict=True))
         self.gradient_norms.update(
             self.optimizer.iterations,
             [gradient for gradient, v in pairs if v.ref() not in sparse],

@@ -31,7 +31,7 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-# Errors of a step or a gather when another worker is gone.
+# Errors of a step or a gather after another worker has ended.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,

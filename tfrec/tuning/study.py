@@ -1,4 +1,4 @@
-"""A study of a stage's hyperparameters by Optuna, which a killed process continues.
+"""A study of a stage's hyperparameters with Optuna; after a kill, it can be continued.
 
 A trial trains the stage as its command does, and its value is the validation metric of its best
 epoch. No test row is read. The first trial has the defaults; a tree-structured Parzen estimator
@@ -32,7 +32,7 @@ from optuna.trial import TrialState
 from tfrec.tuning import stages
 from tfrecords import files, reader
 
-_BEFORE_PRUNING = 5
+_TRIALS_BEFORE_PRUNING = 5
 _RANDOM_TRIALS = 10
 _DIRECTORY = "directory"
 _INPUTS, _ERROR = "inputs", "error"
@@ -97,7 +97,7 @@ def tune(
         stage: The stage to tune.
         data_set: The converted log.
         directory: Directory of the study.
-        seconds: Time of this call; the epoch that is being trained is finished.
+        seconds: Time limit of this call; an epoch that has begun is finished.
         seed: Seed of the proposals.
         max_trials: Maximum number of trials of the study; None: as many as the time allows.
         progress: Whether to show progress bars and a line for each trial.
@@ -118,25 +118,25 @@ def tune(
             seed=seed + len(_started(study)), n_startup_trials=_RANDOM_TRIALS
         )
         trial = study.ask(dict(stage.space))
-        place = directory / (trial.user_attrs.get(_DIRECTORY) or f"trial_{trial.number}")
-        trial.set_user_attr(_DIRECTORY, place.name)
-        watch = _Watch(trial, stage, place / "history.json", end, clock)
+        workdir = directory / (trial.user_attrs.get(_DIRECTORY) or f"trial_{trial.number}")
+        trial.set_user_attr(_DIRECTORY, workdir.name)
+        watch = _Watch(trial, stage, workdir / "history.json", end, clock)
         try:
             options = dataclasses.replace(stage.defaults, **_options(trial))
-            stage.train(data_set, options, place, progress, callbacks=[watch])
+            stage.train(data_set, options, workdir, progress, callbacks=[watch])
         except _OutOfTimeError:
             break  # The trial is continued next time.
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:  # A custom model may not work with some options.
-            is_default = len(_started(study)) == 1  # Also if it was interrupted.
+            is_default = len(_started(study)) == 1  # Even if it was interrupted before.
             if is_default and not isinstance(error, FloatingPointError):
-                raise  # If a loss is not finite, lower learning rates may help.
+                raise  # After a loss that is not finite, lower learning rates may help.
             trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
             study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, _best(stage, watch.values))
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(workdir, ignore_errors=True)
         tf.keras.backend.clear_session()
         if progress:
             print(_line(stage, study.trials[trial.number]), flush=True)
@@ -150,7 +150,7 @@ def _open(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         storage=storages.JournalStorage(journal.JournalFileBackend(str(directory / "journal.log"))),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_BEFORE_PRUNING),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_BEFORE_PRUNING),
         study_name=stage.name,
         direction="maximize" if stage.maximize else "minimize",
         load_if_exists=True,
@@ -195,13 +195,13 @@ def _differences(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
 
 
 def _started(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Returns the trials, except interrupted ones that were started again."""
-    again = (TrialState.WAITING, TrialState.FAIL)
-    return [trial for trial in study.trials if trial.state not in again]
+    """Returns the trials that have begun; an interrupted one that was begun again counts once."""
+    skipped = (TrialState.WAITING, TrialState.FAIL)
+    return [trial for trial in study.trials if trial.state not in skipped]
 
 
 def _options(trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """Returns the options of a trial; numbers with three digits, which flags can repeat."""
+    """Returns the options of a trial, rounded to three digits, so that flags can repeat them."""
     return {
         name: float(f"{value:.3g}") if isinstance(value, float) else value
         for name, value in trial.params.items()

@@ -176,7 +176,9 @@ def test_weights_are_variables_again_after_an_error():
 
 
 def test_a_machine_that_no_head_uses_is_not_exported(data_set, ranker_config, monkeypatch):
-    model = ranking.build_ranker(data_set, ranker_config)
+    config = dataclasses.replace(ranker_config, num_blocks=0)
+    model = ranking.Ranker(data_set.fitted, config, ("click", "engagement"))
+    model(next(iter(data_set.batches("test", 1))))
     (machine,) = model.machines.values()
     called = []
     score = machine.call

@@ -187,7 +187,7 @@ def test_lessons_of_both_kinds_have_one_size(catalog, data_set, count):
         distillation.Lessons.draw(TEACHER, half, catalog, None, seed=1)
         for half in distillation._halves(queries)
     )
-    both = uniform.and_(hard)
+    both = uniform.followed_by(hard)
     assert len(both.query) == len(both.values) == 2 * len(uniform.query)
 
 
