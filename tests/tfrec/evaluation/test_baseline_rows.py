@@ -53,10 +53,10 @@ def test_baselines_know_training_and_validation_clicks(data_set, clicks, monkeyp
     )
     evaluation.evaluate_retrieval(data_set, two_tower)
     ((_, recommenders, history, _),) = handed
-    of_ad = np.zeros(split_logs.NUM_ADS)
+    ad_clicks = np.zeros(split_logs.NUM_ADS)
     for (_, ad), count in clicks.items():
-        of_ad[ad] += count
-    np.testing.assert_array_equal(recommenders["popularity"](None)[0], of_ad)
+        ad_clicks[ad] += count
+    np.testing.assert_array_equal(recommenders["popularity"](None)[0], ad_clicks)
     for known in (history, recommenders["item_knn"]._history):
         users, ads = known.matrix.nonzero()
         assert set(zip(known.users[users].tolist(), ads.tolist(), strict=True)) == set(clicks)

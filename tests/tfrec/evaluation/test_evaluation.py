@@ -54,9 +54,9 @@ def test_every_ranker_metric_has_a_ceiling(report):
         share = quality.metrics["auc_share_of_achievable"]
         low, high = share.interval
         assert low < share.value < high
-        for name, own in quality.metrics.items():
+        for name, estimate in quality.metrics.items():
             if name != "auc_share_of_achievable":
-                assert (own.ground_truth is None) == (own.value is None)
+                assert (estimate.ground_truth is None) == (estimate.value is None)
     click = report.ranker["click"].metrics
     auc = click["auc"]
     assert 0.5 < auc.value < auc.ground_truth < 1.0
@@ -81,31 +81,31 @@ def test_the_ceiling_of_revenues_auc_is_that_of_the_probability_of_revenue(
 
 
 def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
-    retrieval = report.retrieval
-    assert retrieval.num_ads == 300
-    assert list(retrieval.recommenders) == ["two_tower", "popularity", "ground_truth", "random"]
-    chance = retrieval.recommenders["random"]
+    comparison = report.retrieval
+    assert comparison.num_ads == 300
+    assert list(comparison.recommenders) == ["two_tower", "popularity", "ground_truth", "random"]
+    chance = comparison.recommenders["random"]
     assert chance.metrics["corpus_recall_at_10"] == 10 / 300
-    measured = list(retrieval.recommenders.values())[:-1]
+    measured = list(comparison.recommenders.values())[:-1]
     for quality in measured:
-        own = quality.metrics
-        recall = [own[name] for name in RECALL]
+        values = quality.metrics
+        recall = [values[name] for name in RECALL]
         assert recall == sorted(recall)
         assert recall[-1] == 1.0  # 500 of 300 ads
-        assert recall[0] > own["ndcg_at_10"] > 0
-        assert own["catalog_coverage_at_500"] == 1.0
-        assert 0 < own["catalog_coverage_at_10"] <= 1.0
+        assert recall[0] > values["ndcg_at_10"] > 0
+        assert values["catalog_coverage_at_500"] == 1.0
+        assert 0 < values["catalog_coverage_at_10"] <= 1.0
         assert quality.on_unseen_ads is None  # 4,000 impressions show them all
-        assert quality.on_seen_ads == {k: own[k] for k in PER_CLICK}
-    assert retrieval.num_clicks_on_unseen_ads == 0
-    two_tower, popularity, best = (own.metrics for own in measured)
+        assert quality.on_seen_ads == {k: values[k] for k in PER_CLICK}
+    assert comparison.num_clicks_on_unseen_ads == 0
+    two_tower, popularity, best = (quality.metrics for quality in measured)
     for key in ("corpus_recall_at_50", "ndcg_at_10", "auc_against_uniform_ads"):
         assert best[key] > two_tower[key]
     assert best["auc_against_popular_ads"] > 0.5
     assert popularity["catalog_coverage_at_10"] == pytest.approx(10 / 300)
     assert popularity["popularity_percentile_at_10"] > 0.95
-    assert 0.5 < retrieval.clicked_popularity_percentile < 0.95
-    assert retrieval.share_of_achievable == pytest.approx(
+    assert 0.5 < comparison.clicked_popularity_percentile < 0.95
+    assert comparison.share_of_achievable == pytest.approx(
         {key: two_tower[key] / best[key] for key in ("corpus_recall_at_500", "ndcg_at_10")}
     )
 
@@ -182,8 +182,10 @@ def test_where_users_return_to_ads_their_own_clicks_are_a_baseline(retrieval_con
     data_set = reader.DataSet(tmp_path / "data")
     two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     found = evaluation.evaluate_retrieval(data_set, two_tower).recommenders
-    own, neighbors = (found[n].metrics["corpus_recall_at_10"] for n in ("own_clicks", "item_knn"))
-    assert own > neighbors + 0.2
+    own_clicks, neighbors = (
+        found[n].metrics["corpus_recall_at_10"] for n in ("own_clicks", "item_knn")
+    )
+    assert own_clicks > neighbors + 0.2
 
 
 def clicks_in_ten(tastes):
@@ -222,8 +224,8 @@ def test_ads_that_were_shown_are_ordered_by_ranker_tower_and_popularity(report, 
     orders = report.order_of_shown_ads
     assert list(orders) == ["ranker", "two_tower", "popularity"]
     click = report.ranker["click"].metrics
-    for name, own in orders["ranker"].items():
-        assert own.value == click[name].value
+    for name, estimate in orders["ranker"].items():
+        assert estimate.value == click[name].value
     assert orders["ranker"]["per_user_auc"].absent == "the schema names no user_key"
     windows = list(data_set.windows("test"))
     clicks, rows = (np.concatenate([w[name] for w in windows]) for name in ("click", "ad_row"))
@@ -272,7 +274,7 @@ def test_recall_under_uniform_exposure_is_compared_with_the_truth(
     measured = retrieval_comparison.recall_under_uniform_exposure(
         truth, data_set, recommenders, config.EvaluationConfig(resamples=10)
     )
-    recall = {name: own.value for name, own in measured.corpus_recall_at_500.items()}
+    recall = {name: estimate.value for name, estimate in measured.corpus_recall_at_500.items()}
     assert measured.requests == len(click)
     best = np.sort(click, axis=1)[:, -30:].sum() / click.sum()
     assert recall["ground_truth"] == recall["revealed"] == pytest.approx(best)
@@ -291,23 +293,23 @@ def test_all_ads_are_scored_as_candidates_are(data_set, models, monkeypatch):
     rows = np.array([[0, 299], [127, 128], [255, 256]])
     scored = candidates.score(*setting, candidates.Candidates(rows, rows, rows))
     assert list(scores) == list(scored.scores) == ["click", "engagement", "revenue"]
-    for head, own in scores.items():
-        assert own.shape == (3, 300)
+    for head, values in scores.items():
+        assert values.shape == (3, 300)
         np.testing.assert_allclose(
-            np.take_along_axis(own, rows, axis=1), scored.scores[head], rtol=1e-5
+            np.take_along_axis(values, rows, axis=1), scored.scores[head], rtol=1e-5
         )
 
 
 def test_where_every_ad_is_a_candidate_no_tower_could_return_more(report):
-    for own in report.funnel.utilities.values():
-        ranker = own.over_all_ads
+    for utility in report.funnel.utilities.values():
+        ranker = utility.over_all_ads
         assert ranker.requests == report.funnel.requests
-        assert ranker.ranker.value == pytest.approx(own.returned.value)
+        assert ranker.ranker.value == pytest.approx(utility.returned.value)
         assert ranker.share_of_ranker.value == pytest.approx(1.0)
         # Two matrix products of one matrix, with rows in another order.
-        assert ranker.best_possible.value == pytest.approx(own.best_possible.value)
-        for known in own.head_known.values():
-            assert known.value < own.best_possible.value + 1e-9
+        assert ranker.best_possible.value == pytest.approx(utility.best_possible.value)
+        for known in utility.head_known.values():
+            assert known.value < utility.best_possible.value + 1e-9
     assert list(report.funnel.utilities["utility"].head_known) == ["click", "engagement", "revenue"]
     # With one head, to know it is to know the order.
     click = report.funnel.utilities["click"]
@@ -318,16 +320,18 @@ def test_the_losses_of_the_funnel_add_up(report):
     funnel = report.funnel
     assert (funnel.truth, funnel.ads, funnel.candidates) == ("ground truth", 300, 300)
     assert (funnel.index, funnel.filters) == ("exact search", None)
-    for own in funnel.utilities.values():
-        lost = {stage: loss.value for stage, loss in own.lost.items()}
-        assert sum(lost.values()) == pytest.approx(own.best_possible.value - own.returned.value)
+    for utility in funnel.utilities.values():
+        lost = {stage: loss.value for stage, loss in utility.lost.items()}
+        assert sum(lost.values()) == pytest.approx(
+            utility.best_possible.value - utility.returned.value
+        )
         assert lost["tower"] == pytest.approx(0.0)  # every ad is a candidate here
         assert lost["index"] == lost["filters"] == 0.0
         assert lost["ranker"] > 0.0
     assert funnel.utilities["click"].lost["calibration"].value == pytest.approx(0.0)
     ndcg = funnel.ndcg_at_10_retrieved_lists
     assert set(ndcg) == {"click", "engagement", "revenue", "utility"}
-    assert all(0 < own.value < 1 for own in ndcg.values())
+    assert all(0 < estimate.value < 1 for estimate in ndcg.values())
 
 
 def test_what_ten_ads_are_worth_is_between_random_and_the_optimum(report, data_set, synthetic_log):
@@ -336,14 +340,15 @@ def test_what_ten_ads_are_worth_is_between_random_and_the_optimum(report, data_s
     order = ground_truth.catalog_order(truth, catalog)
     clicks = ground_truth.value_matrices(truth, order, truth.sample_requests)["click"]
     popular = retrieval.most_clicked(data_set, catalog, 10)
-    for own in report.funnel.utilities.values():
-        assert list(own.baselines) == ["retrieval_top_10", "popularity_top_10", "random_10"]
-        assert own.baselines["random_10"].value < own.returned.value < own.best_possible.value
-        assert own.baselines["retrieval_top_10"].value < own.best_possible.value
-    of_clicks = report.funnel.utilities["click"].baselines
-    assert of_clicks["random_10"].value == pytest.approx(10 * clicks.mean())
+    for utility in report.funnel.utilities.values():
+        assert list(utility.baselines) == ["retrieval_top_10", "popularity_top_10", "random_10"]
+        best = utility.best_possible.value
+        assert utility.baselines["random_10"].value < utility.returned.value < best
+        assert utility.baselines["retrieval_top_10"].value < best
+    baselines = report.funnel.utilities["click"].baselines
+    assert baselines["random_10"].value == pytest.approx(10 * clicks.mean())
     mean = clicks[:, popular].sum(axis=1).mean()
-    assert of_clicks["popularity_top_10"].value == pytest.approx(mean)
+    assert baselines["popularity_top_10"].value == pytest.approx(mean)
 
 
 def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set):
@@ -354,8 +359,8 @@ def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set
     assert list(segments.heads) == ["click", "engagement"]
     for cuts in segments.heads.values():
         assert list(cuts) == segments.by
-        for own in cuts.values():
-            assert sum(segment.rows for segment in own) == data_set.num_rows("test")
+        for parts in cuts.values():
+            assert sum(segment.rows for segment in parts) == data_set.num_rows("test")
     first = segments.heads["click"]["position"][0]
     assert first.value == "0"
     assert first.rows == data_set.num_requests("test")
@@ -380,11 +385,11 @@ def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, model
     plain = config.EvaluationConfig(resamples=0)
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
     funnel = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
-    own = funnel.utilities["click"]
-    lost = {stage: loss.value for stage, loss in own.lost.items()}
+    utility = funnel.utilities["click"]
+    lost = {stage: loss.value for stage, loss in utility.lost.items()}
     assert lost["index"] > 0
     assert lost["filters"] > lost["index"]
-    assert sum(lost.values()) == pytest.approx(own.best_possible.value - own.returned.value)
+    assert sum(lost.values()) == pytest.approx(utility.best_possible.value - utility.returned.value)
     assert (funnel.index, funnel.filters) == ("every second ad", "the first 20 ads")
     clicks = evaluation.evaluate_whole_system(data_set, models, None, open_index, plain)
     assert clicks.truth == "held-out clicks"
@@ -470,12 +475,12 @@ def click_only_report(click_only):
 def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click_only_report):
     report = click_only_report
     click = report.ranker["click"].metrics
-    assert {name for name, own in click.items() if own.absent is not None} == {
+    assert {name for name, estimate in click.items() if estimate.absent is not None} == {
         "auc", "per_user_auc", "normalized_entropy", "calibration_ratio",
         "ndcg_at_10_logged_lists",
     }  # fmt: skip
-    assert {name for name, own in click.items() if own.value is None} == {
-        name for name, own in click.items() if own.absent is not None
+    assert {name for name, estimate in click.items() if estimate.value is None} == {
+        name for name, estimate in click.items() if estimate.absent is not None
     }
     assert report.order_of_shown_ads == {}
     assert report.funnel.absent == "the split has no clicks"

@@ -69,18 +69,18 @@ def test_a_head_on_the_wrong_scale_is_charged_to_calibration():
 def test_the_losses_add_up():
     rng = np.random.default_rng(1)
     values = {head: rng.random((7, 60)) for head in ("click", "revenue")}
-    scores = {head: own[:, 10:50] + rng.random((7, 40)) for head, own in values.items()}
+    scores = {head: matrix[:, 10:50] + rng.random((7, 40)) for head, matrix in values.items()}
 
     def part(first, last):
-        return {head: own[:, first:last] for head, own in values.items()}
+        return {head: matrix[:, first:last] for head, matrix in values.items()}
 
     for weights in ({"click": 1.0, "revenue": 2.0}, CLICK):
         best = funnel.sum_of_ten(candidates.utility(weights, values))
         lists = true_values(best, part(0, 55), part(5, 55), part(10, 50))
-        own = measure(lists, scores, weights)
-        assert sum(stages(own)) == pytest.approx(own.best_possible.value - own.returned.value)
-        low, high = own.share_returned.interval
-        assert low <= own.share_returned.value <= high
+        found = measure(lists, scores, weights)
+        assert sum(stages(found)) == pytest.approx(found.best_possible.value - found.returned.value)
+        low, high = found.share_returned.interval
+        assert low <= found.share_returned.value <= high
 
 
 def test_recalibration_joins_the_means_of_isotonic_steps():
@@ -128,7 +128,7 @@ def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_ranker
     scores = {"click": click, "revenue": np.zeros((1, 12))}
     measured = measure(lists, scores, weights)
     assert measured.returned.value == 155.0
-    known = {head: own.value for head, own in measured.head_known.items()}
+    known = {head: estimate.value for head, estimate in measured.head_known.items()}
     assert known == {"click": 155.0, "revenue": 175.0}
 
 
@@ -139,10 +139,11 @@ def test_the_ranker_over_all_ads_is_compared_on_the_same_requests():
     lists = true_values(best, *({"click": values} for _ in range(3)))
     over = funnel.ValueOverAllAds(np.array([0, 2]), np.array([40.0, 60.0]))
     measured = measure(lists, {"click": values}, CLICK, over)
-    own = measured.over_all_ads
-    assert own.requests == 2
-    assert (own.best_possible.value, own.ranker.value, own.returned.value) == (60.0, 50.0, 20.0)
-    assert own.share_of_ranker.value == pytest.approx(0.4)
+    compared = measured.over_all_ads
+    assert compared.requests == 2
+    assert (compared.best_possible.value, compared.ranker.value) == (60.0, 50.0)
+    assert compared.returned.value == 20.0
+    assert compared.share_of_ranker.value == pytest.approx(0.4)
     assert measured.returned.value == 20.0
     assert measure(lists, {"click": values}, CLICK).over_all_ads is None
 
@@ -159,10 +160,10 @@ def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
 def test_the_ten_ads_are_compared_with_retrieval_order_and_with_what_others_are_worth():
     # Retrieval puts 0 … 9 first, worth 45; the ranker returns 11 … 2, worth 65.
     values = np.arange(12.0)[None]
-    best, popular, random = (np.array([own]) for own in (65.0, 30.0, 20.0))
+    best, popular, random = (np.array([value]) for value in (65.0, 30.0, 20.0))
     lists = funnel.TrueValues(best, popular, random, *({"click": values} for _ in range(3)))
     measured = measure(lists, {"click": values}, CLICK)
-    assert {name: own.value for name, own in measured.baselines.items()} == {
+    assert {name: estimate.value for name, estimate in measured.baselines.items()} == {
         "retrieval_top_10": 45.0,
         "popularity_top_10": 30.0,
         "random_10": 20.0,

@@ -45,9 +45,9 @@ def test_the_truth_lines_up_with_the_test_split(truth, data_set):
     encoded = encoding.Encoder(data_set.fitted, logged).encode_table(truth.sample_requests)
     columns = [
         column
-        for field, own in encoding.columns(fields)
+        for field, span in encoding.columns(fields)
         if field in logged
-        for column in range(own.start, own.stop)
+        for column in range(span.start, span.stop)
     ]
     np.testing.assert_array_equal(truth.sample_queries[:, columns], encoded)
 
@@ -72,14 +72,14 @@ def test_the_state_of_the_sample_requests_is_that_of_their_histories(truth, data
     if not truth.world.population.state_columns:
         return
     (history,) = data_set.schema.histories
-    own = encoding.history_columns(
+    columns = encoding.history_columns(
         history, dict(encoding.columns(data_set.schema.query_fields))[history]
     )
     ages = ground_truth.query_columns(truth.world, truth.sample_requests)["click_ages"]
     latest = np.nanmin(np.nan_to_num(ages, nan=np.inf), axis=1)
-    known = truth.sample_queries[:, own.values] > 0
+    known = truth.sample_queries[:, columns.values] > 0
     np.testing.assert_array_equal(known.any(axis=1), np.isfinite(latest))
-    in_history = np.where(known, truth.sample_queries[:, own.ages], 999).min(axis=1)
+    in_history = np.where(known, truth.sample_queries[:, columns.ages], 999).min(axis=1)
     # An ad without a category (2 % of the ads) leaves no trace in the state.
     same = in_history == histories.age_buckets(latest)
     assert same[known.any(axis=1)].mean() > 0.95
@@ -96,8 +96,8 @@ def test_the_values_of_all_ads_are_those_of_the_log(truth, data_set):
         ("engagement", "engagement_probability"),
         ("revenue", "expected_revenue"),
     ):
-        own = values[head][np.arange(len(first)), ad_rows]
-        np.testing.assert_allclose(own, truth.rows[name][first], rtol=1e-9)
+        found = values[head][np.arange(len(first)), ad_rows]
+        np.testing.assert_allclose(found, truth.rows[name][first], rtol=1e-9)
 
 
 def test_the_truth_finds_clicked_ads_better_than_popularity(truth, data_set):
@@ -107,7 +107,7 @@ def test_the_truth_finds_clicked_ads_better_than_popularity(truth, data_set):
     recommenders = {"ground_truth": best, "popularity": popularity}
     history = evaluation.read_history(data_set, ("train", "validation"), len(catalog))
     found = evaluation.compare_recommenders(data_set, recommenders, history).recommenders
-    own = {name: found[name].metrics["ndcg_at_10"] for name in recommenders}
-    assert own["ground_truth"] > own["popularity"] > 0
+    ndcg = {name: found[name].metrics["ndcg_at_10"] for name in recommenders}
+    assert ndcg["ground_truth"] > ndcg["popularity"] > 0
     # Users are measured, too, without the ads that they clicked before.
     assert found["ground_truth"].excluding_seen["ndcg_at_10"] > 0

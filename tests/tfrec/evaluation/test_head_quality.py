@@ -15,9 +15,9 @@ from tfrecords import schema
 def rows_of(labels, list_lengths=None, unit=None, count=20):
     labels = np.asarray(labels, np.float64)
     lengths = np.ones(len(labels), int) if list_lengths is None else np.array(list_lengths)
-    own = np.repeat(np.arange(len(lengths)), lengths) if unit is None else np.asarray(unit)
+    units = np.repeat(np.arange(len(lengths)), lengths) if unit is None else np.asarray(unit)
     why = "the schema names no user_key" if unit is None else None
-    return head_quality.HeadRows(labels, lengths, metrics.Resamples(own, count, 1), why)
+    return head_quality.HeadRows(labels, lengths, metrics.Resamples(units, count, 1), why)
 
 
 def measure_probability(rows, probabilities):
@@ -35,9 +35,9 @@ def test_every_metric_without_a_value_has_its_reason():
         rows, scores = rows_of(labels), np.full(3, 0.2)
         for quality in (measure_probability(rows, scores), measure_amount(rows, scores, scores)):
             assert quality.metrics["auc"].value is None
-            for own in quality.metrics.values():
-                assert (own.value is None) == (own.absent is not None)
-                assert own.value is not None or own.interval is None
+            for estimate in quality.metrics.values():
+                assert (estimate.value is None) == (estimate.absent is not None)
+                assert estimate.value is not None or estimate.interval is None
 
 
 def test_without_rows_nothing_is_measured():
@@ -61,7 +61,7 @@ def test_one_positive_row_has_no_intervals_but_is_measured():
         quality = measure_probability(rows, scores)
         found = [quality.metrics["auc"], quality.metrics["normalized_entropy"]]
         found += [head_quality.order(rows, scores)["auc"]]
-        assert [own.interval is None for own in found] == [positives == 1] * 3
+        assert [estimate.interval is None for estimate in found] == [positives == 1] * 3
         assert found[0].value == found[2].value == pytest.approx(20 / (200 - positives))
 
 
@@ -72,9 +72,9 @@ def test_intervals_hold_their_values_and_shrink_with_rows():
         p = rng.uniform(0.05, 0.6, count)
         rows = rows_of(rng.random(count) < p, [4] * (count // 4), count=100)
         found = measure_probability(rows, p).metrics
-        for own in found.values():
-            if own.interval is not None:
-                assert own.interval[0] <= own.value <= own.interval[1]
+        for estimate in found.values():
+            if estimate.interval is not None:
+                assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
         low, high = found["auc"].interval
         widths.append(high - low)
     assert 2.5 < widths[0] / widths[1] < 6.5  # sixteen times the rows: about a quarter
@@ -87,7 +87,9 @@ def test_per_user_auc_is_measured_where_users_are_known():
     assert found["per_user_auc"].value == 1.0
     assert found["auc"].value == 0.75
     without = measure_probability(rows_of(labels), scores).metrics
-    absent = {name: own.absent for name, own in without.items() if own.absent is not None}
+    absent = {
+        name: estimate.absent for name, estimate in without.items() if estimate.absent is not None
+    }
     assert absent == {
         "per_user_auc": "the schema names no user_key",
         "ndcg_at_10_logged_lists": "no list of two or more ads has a positive row",
@@ -121,9 +123,9 @@ def test_per_user_auc_is_not_measured_where_clicks_change_the_scores_of_later_ro
 def test_the_calibration_curve_has_predicted_and_observed_means():
     labels = np.repeat([0.0, 1.0], 30)
     curve = head_quality.calibration_curve(rows_of(labels), np.repeat([0.25, 0.75], 30))
-    assert [own.rows for own in curve] == [30, 30]  # equal predictions share a bin
-    assert [own.predicted for own in curve] == [0.25, 0.75]
-    assert [own.observed.value for own in curve] == [0.0, 1.0]
+    assert [point.rows for point in curve] == [30, 30]  # equal predictions share a bin
+    assert [point.predicted for point in curve] == [0.25, 0.75]
+    assert [point.observed.value for point in curve] == [0.0, 1.0]
     assert curve[-1].observed.interval is None
 
 
@@ -176,7 +178,7 @@ def test_a_segment_is_compared_with_its_own_rate():
     cut = segments.Segmentation("field", ("a", "b", "c"), np.array([0, 0, 1, 1, 9, 9]))
     known = np.array([True, True, True, True, True, False])
     found = segments.measure(cut, rows_of(labels), np.full(5, 0.5), known)
-    assert [own.rows for own in found] == [2, 2, 0]
+    assert [segment.rows for segment in found] == [2, 2, 0]
     assert found[0].metrics["normalized_entropy"].value == pytest.approx(1.0)
     assert found[0].metrics["calibration_ratio"].value == pytest.approx(1.0)
     assert found[1].metrics["auc"].absent == "the segment's rows are all of one class"

@@ -70,7 +70,7 @@ def test_compared_fields_change_the_scores_and_are_exported(data_set, ranker_con
         np.testing.assert_allclose(exported[head], logits, atol=1e-4)
     # Both orders read them.
     assert np.any(model.comparisons(batch["query"][:, None], batch["ad"]))
-    kernels = [model.pair_input.kernel, *(own.kernel for own in model.head_layers.values())]
+    kernels = [model.pair_input.kernel, *(layer.kernel for layer in model.head_layers.values())]
     for kernel in kernels:
         kernel.assign(tf.concat([kernel[:-3], tf.zeros_like(kernel[-3:])], axis=0))
     without = candidate_scores.score_candidates(model, batch["query"], batch["ad"])

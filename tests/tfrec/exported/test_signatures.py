@@ -102,7 +102,7 @@ def test_the_exported_ranker_reads_ages_and_events_as_the_model_does_the_data_se
 
 def longest_sample(converted):
     """Returns the inputs of the held-out request with most events."""
-    sample = max(converted.sample_requests(), key=lambda own: len(own["all"] or ()))
+    sample = max(converted.sample_requests(), key=lambda request: len(request["all"] or ()))
     assert len(sample["all"]) > 3
     inputs = {}
     for name, spec in encoding.input_signature(converted.schema.query_fields).items():

@@ -101,9 +101,9 @@ def test_a_value_of_a_tied_list_is_its_own_row_and_the_ads(layer):
 def test_a_value_of_a_tied_list_counts_for_its_ad_too(layer):
     # Once b after a, and twice an empty list.
     counts = layer.count(np.array([[0, 2, 1, 0, 0, 0], [0] * 6]), np.array([1, 2]))
-    of_lists, of_ads = counts[layer.table.ref()], counts[layer._ads.table.ref()]
-    assert of_lists[:3].tolist() == [7, 1, 1]  # ids of seen
-    assert of_ads[:3].tolist() == [7, 1, 1]  # ids of films; what is no film counts as 0
+    list_counts, ad_counts = counts[layer.table.ref()], counts[layer._ads.table.ref()]
+    assert list_counts[:3].tolist() == [7, 1, 1]  # ids of seen
+    assert ad_counts[:3].tolist() == [7, 1, 1]  # ids of films; what is no film counts as 0
 
 
 def test_positions_are_weighted_from_the_end_wherever_a_list_begins(layer):
@@ -157,7 +157,7 @@ def test_the_ads_of_a_history_are_a_variable_of_graphs_but_not_of_checkpoints():
 
     @tf.function
     def embed(ids):
-        return pooling(ids, None, lambda own: tf.zeros([tf.size(own), 2]))
+        return pooling(ids, None, lambda distinct: tf.zeros([tf.size(distinct), 2]))
 
     pooling.build(tf.TensorShape([1, 3]))
     read = embed.get_concrete_function(tf.TensorSpec([1, 3], tf.int32)).variables
@@ -176,10 +176,10 @@ def test_values_of_histories_are_weighted_by_age_and_event():
     )
     # Ids 1 and 2 of ages in buckets 9 and 1; a click and an engagement.
     rows = tf.constant([[7, 7, 1, 2, 0, 9, 1, 0, 1, 2, 0]])
-    of_ids = tf.constant([[5.0, 50.0], [1.0, 10.0], [2.0, 20.0]])
+    embeddings = tf.constant([[5.0, 50.0], [1.0, 10.0], [2.0, 20.0]])
 
     def pooled(rows):
-        return pooling(rows[:, columns.values], rows, lambda ids: tf.gather(of_ids, ids))
+        return pooling(rows[:, columns.values], rows, lambda ids: tf.gather(embeddings, ids))
 
     pooled(rows)
     logits = np.zeros(pooling.age_logits.shape, np.float32)
@@ -246,15 +246,15 @@ def films(data):
 
 def test_properties_of_a_history_are_broad_fields_of_the_ad():
     # A format is one of a handful, and a shelf has a film or two.
-    of_genres = schema_lib.Field("genres", "history", "query", of="genre", event=("click",))
-    seen = dataclasses.replace(of_genres, event=("impression",))
+    genres = schema_lib.Field("genres", "history", "query", of="genre", event=("click",))
+    seen = dataclasses.replace(genres, event=("impression",))
     both = ["genre", "studio"]
-    for more, expected in (((), both), ((seen,), both), ((of_genres,), ["studio"])):
+    for more, expected in (((), both), ((seen,), both), ((genres,), ["studio"])):
         data = shop(*more)
         ties = layers.find_histories(data, films(data))
         history, *others = data.schema.histories
         properties = histories.find_properties(data, history, ties["recent"])
-        assert [own.field.name for own in properties] == expected
+        assert [found.field.name for found in properties] == expected
         for other in others:
             assert not histories.find_properties(data, other, ties[other.name])
     # Missing, films 0 to 25, out of vocabulary.
@@ -266,10 +266,10 @@ def test_properties_of_a_history_are_broad_fields_of_the_ad():
 
 
 def test_a_history_of_ads_is_read_as_a_declared_history_of_a_property_would_be():
-    of_studios = schema_lib.Field(
+    studios = schema_lib.Field(
         "studios", "history", "query", of="studio", event=("click",), max_length=3
     )
-    of_genres = dataclasses.replace(of_studios, name="genres", of="genre")
+    genres = dataclasses.replace(studios, name="genres", of="genre")
 
     def embeddings(data):
         ads = layers.FieldEmbeddings(data, data.schema.ad_fields, 2)
@@ -280,15 +280,15 @@ def test_a_history_of_ads_is_read_as_a_declared_history_of_a_property_would_be()
         ads.set_weights([rng.normal(size=weight.shape) for weight in ads.weights])
         return layer
 
-    inferred, declared = embeddings(shop(of_studios)), embeddings(shop(of_studios, of_genres))
+    inferred, declared = embeddings(shop(studios)), embeddings(shop(studios, genres))
     rng = np.random.default_rng(2)
     for name in ("table", "frequency_steps"):
         weights = rng.normal(size=getattr(inferred, name).shape)
         # Recent films, studios, genres: the same order in both.
         getattr(inferred, name).assign(weights)
         getattr(declared, name).assign(weights)
-    for own, other in zip(inferred._poolings, declared._poolings, strict=True):
-        own.set_weights(other.get_weights())
+    for pooling, other in zip(inferred._poolings, declared._poolings, strict=True):
+        pooling.set_weights(other.get_weights())
     # Films 0, 11 and 4, where 0 and 11 have one genre; the studios say something else.
     ages = [9, 30, 80]
     films_and_studios = [1, 12, 5, *ages, 3, 3, 8, *ages]

@@ -114,7 +114,7 @@ def seen_before(tmp_path_factory):
         seen = rng.choice(NUM_ADS, 3, replace=False)
         ad = rng.choice(seen) if rng.random() < 0.5 else rng.integers(NUM_ADS)
         clicked = rng.random() < (0.9 if ad in seen else 0.1)
-        lines.append(f"a{ad}," + "|".join(f"a{one}" for one in seen) + f",{int(clicked)}")
+        lines.append(f"a{ad}," + "|".join(f"a{seen_ad}" for seen_ad in seen) + f",{int(clicked)}")
     (directory / "log.csv").write_text("\n".join(lines) + "\n")
     fields = (
         schema_lib.Field("seen", "categorical_list", "query", min_count=1, max_list_length=3),
@@ -156,11 +156,11 @@ def delayed(tmp_path_factory):
         days = rng.choice([0.01, 4.0], 2)
         orders = rng.random(2) < 0.5
         for ad, age, ordered in sorted(
-            zip(ads, days, orders, strict=True), key=lambda own: -own[1]
+            zip(ads, days, orders, strict=True), key=lambda event: -event[1]
         ):
             lines.append(f"u{user},{first - int(86_400 * age)},a{ad},1,{int(ordered)}")
         ad = rng.choice(ads) if rng.random() < 0.8 else rng.integers(6)
-        wanted = [own for own, age, order in zip(ads, days, orders, strict=True) if age > 1 > order]
+        wanted = [a for a, age, order in zip(ads, days, orders, strict=True) if age > 1 > order]
         clicked = rng.random() < (0.9 if ad in wanted else 0.1)
         lines.append(f"u{user},{first},a{ad},{int(clicked)},0")
     (directory / "log.csv").write_text("\n".join(lines) + "\n")

@@ -110,10 +110,10 @@ def test_fields_of_one_row_become_out_of_vocabulary_together():
         schema_lib.Schema("films", fields, ad_key=("film",), click="c", user_key="uid"),
         {**STATISTICS, "place": STATISTICS["user"]},
     )
-    replaced = hidden(0.05, data, user=0.6, place=0.3).query(tf.constant([[1, 0, 2, 2]] * 4_000))
-    user, place = (replaced.numpy()[:, column] > 2 for column in (2, 3))
-    assert np.mean(place) == pytest.approx(0.3, abs=0.04)
-    assert not (place & ~user).any()
+    replaced = hidden(0.05, data, user=0.6, city=0.3).query(tf.constant([[1, 0, 2, 2]] * 4_000))
+    user, city = (replaced.numpy()[:, column] > 2 for column in (2, 3))
+    assert np.mean(city) == pytest.approx(0.3, abs=0.04)
+    assert not (city & ~user).any()
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def new_users(request, tmp_path_factory):
     for split, users, rows in (("train", 60, 4_000), ("validation", 300, 2_000)):
         drawn = zip(rng.integers(users, size=rows), rng.integers(20, size=rows), strict=True)
         lines += [f"u{user},a{ad},{rng.integers(2)},{split}" for user, ad in drawn]
-    for place in range(1, 1 + request.param):
-        lines[place] = f"rare{place},{lines[place].split(',', 1)[1]}"
+    for number in range(1, 1 + request.param):
+        lines[number] = f"rare{number},{lines[number].split(',', 1)[1]}"
     log = directory / "log.csv"
     log.write_text("\n".join(lines) + "\n")
     fields = [

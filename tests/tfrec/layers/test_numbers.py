@@ -46,20 +46,20 @@ def test_numbers_are_finite(boundaries):
 def test_the_line_holds_for_the_most_expensive_ads_which_few_rows_have():
     rng = np.random.default_rng(0)
     prices = rng.lognormal(3.0, 1.2, 20_000).astype(np.float32)
-    own = fitted(prices)
-    encoder = encoding.Encoder(own, SHOP.ad_fields)
+    shop = fitted(prices)
+    encoder = encoding.Encoder(shop, SHOP.ad_fields)
 
-    def ids(of_prices):
-        count = len(of_prices)
+    def ids(ad_prices):
+        count = len(ad_prices)
         return encoder(
             {
                 "age": tf.fill([count], np.nan),
                 "sku": tf.fill([count], ""),
-                "price": tf.constant(of_prices, tf.float32),
+                "price": tf.constant(ad_prices, tf.float32),
             }
         ).numpy()
 
-    slopes = layers.NumericSlopes(own, SHOP.ad_fields)
+    slopes = layers.NumericSlopes(shop, SHOP.ad_fields)
     sample = prices[:2_000]
     slopes.fit(ids(sample), 1.4 * np.log(sample) + rng.normal(0.0, 0.7, len(sample)))
     # Twenty and a hundred times the median price; nothing is extrapolated beyond the largest.
@@ -71,12 +71,12 @@ def test_the_line_holds_for_the_most_expensive_ads_which_few_rows_have():
 
 
 def test_before_fitting_and_without_rows_or_numbers_the_line_is_zero():
-    own = fitted(np.arange(1, 1_000, dtype=np.float32))
+    shop = fitted(np.arange(1, 1_000, dtype=np.float32))
     ids = tf.constant([[[1, 3, 100]]])
-    slopes = layers.NumericSlopes(own, SHOP.ad_fields)
+    slopes = layers.NumericSlopes(shop, SHOP.ad_fields)
     assert slopes(ids).numpy().tolist() == [[0.0]]
     slopes.fit(np.zeros((0, 3), np.int32), np.zeros(0))
     assert slopes(ids).numpy().tolist() == [[0.0]]
-    none = layers.NumericSlopes(own, (SKU,))
+    none = layers.NumericSlopes(shop, (SKU,))
     none.fit(np.ones((5, 1), np.int32), np.arange(5.0))
     assert none(tf.ones([2, 3, 1], tf.int32)).numpy().tolist() == [[0.0] * 3] * 2

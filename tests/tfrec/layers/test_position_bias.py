@@ -100,13 +100,13 @@ def test_the_true_biases_are_learned_although_good_positions_went_to_liked_ads(w
 @pytest.mark.trains
 def test_ads_are_ranked_and_priced_by_their_own_worth(logged, world, with_positions):
     true = 1 / (1 + np.exp(1.0 - world.relevance))  # in the first position
-    own = served(logged, with_positions)
+    scores = served(logged, with_positions)
     # With `num_positions=0`, ads that the policy likes look better than they are (0.79), and an ad
     # is priced for the mean position, which is clicked far less (0.56).
-    assert np.corrcoef(own["click_probability"], true)[0, 1] > 0.83
-    assert own["click_probability"].sum() / true.sum() == pytest.approx(1.0, abs=0.12)
+    assert np.corrcoef(scores["click_probability"], true)[0, 1] > 0.83
+    assert scores["click_probability"].sum() / true.sum() == pytest.approx(1.0, abs=0.12)
     # A click earns 2.
-    assert own["expected_revenue"].sum() / (2 * true.sum()) == pytest.approx(1.0, abs=0.25)
+    assert scores["expected_revenue"].sum() / (2 * true.sum()) == pytest.approx(1.0, abs=0.25)
 
 
 @pytest.mark.trains
@@ -118,12 +118,14 @@ def test_logged_rows_are_predicted_in_their_logged_positions(logged, with_positi
         np.concatenate([b[name].numpy() for b in logged.batches("test", 512)])
         for name in ("ad", "query")
     )
-    own = model.score(query, ads)["click"].numpy().ravel()
+    served_logits = model.score(query, ads)["click"].numpy().ravel()
     biases = model.position_bias.biases.numpy()[:, 0]
-    np.testing.assert_allclose(predicted.logits["click"], own + biases[slot - FIRST], atol=1e-5)
+    np.testing.assert_allclose(
+        predicted.logits["click"], served_logits + biases[slot - FIRST], atol=1e-5
+    )
     labels = predicted.labels["click"]
     assert metrics.log_loss(labels, 1 / (1 + np.exp(-predicted.logits["click"]))) < (
-        metrics.log_loss(labels, 1 / (1 + np.exp(-own)))
+        metrics.log_loss(labels, 1 / (1 + np.exp(-served_logits)))
     )
 
 

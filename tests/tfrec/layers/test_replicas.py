@@ -35,9 +35,9 @@ def test_a_share_knows_the_whole_batch_but_its_ids():
 
 
 def test_a_batch_that_is_no_share_is_whole():
-    own = batch(5)
-    assert layers.whole_batch(own) is own
-    assert layers.part_of_whole(tf.constant(3.0), own) == 3.0
+    whole = batch(5)
+    assert layers.whole_batch(whole) is whole
+    assert layers.part_of_whole(tf.constant(3.0), whole) == 3.0
 
 
 def test_the_means_of_shares_count_by_their_rows():

@@ -186,7 +186,7 @@ def test_what_is_exported_knows_users_by_their_ids(users, with_biases, tmp_path)
     exported = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     names = users.fitted.statistics["user"].vocabulary
     biases = model.user_bias.table.numpy()[1 : 1 + len(names), 0]
-    least, most = (names[int(place)] for place in (biases.argmin(), biases.argmax()))
+    least, most = (names[int(index)] for index in (biases.argmin(), biases.argmax()))
     columns = {"user": tf.constant([least, "nobody", "", most]), "age": tf.constant(["7"] * 4)}
     ads = np.repeat(np.asarray(users.catalog().features)[None], 4, axis=0)
     scores = exported(ad_features=tf.constant(ads), **columns)

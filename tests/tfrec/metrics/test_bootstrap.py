@@ -69,11 +69,11 @@ def test_rows_of_one_unit_are_drawn_together():
 
 def test_the_same_seed_gives_the_same_resamples_and_part_of_the_rows_the_same_draws():
     unit = np.array([0, 1, 1, 2])
-    one, same = (bootstrap.Resamples(unit, 10, 4) for _ in range(2))
-    assert (one.weights == same.weights).all()
-    part = one.take(np.array([False, True, False, True]))
+    first, same = (bootstrap.Resamples(unit, 10, 4) for _ in range(2))
+    assert (first.weights == same.weights).all()
+    part = first.take(np.array([False, True, False, True]))
     assert part.unit.tolist() == [1, 2]
-    assert (part.weights == one.weights).all()
+    assert (part.weights == first.weights).all()
 
 
 @pytest.mark.parametrize("at_once", [1 << 22, 300])
@@ -96,11 +96,13 @@ def test_the_other_metrics_of_a_resample_are_those_of_its_copied_rows(rows):
     values = labels * np.arange(200)
     gini = metrics.resampled_normalized_gini(resamples, values, scores)[1:]
     for i in range(20):
-        own_labels, own_scores = (copied(resamples, v, i) for v in (labels, scores))
-        assert entropy[i] == pytest.approx(metrics.normalized_entropy(own_labels, own_scores))
-        one = bootstrap.Resamples(np.arange(len(own_scores)), 0, 0)
-        (own,) = metrics.resampled_normalized_gini(one, copied(resamples, values, i), own_scores)
-        assert gini[i] == pytest.approx(own, abs=1e-9)
+        copied_labels, copied_scores = (copied(resamples, v, i) for v in (labels, scores))
+        assert entropy[i] == pytest.approx(metrics.normalized_entropy(copied_labels, copied_scores))
+        data = bootstrap.Resamples(np.arange(len(copied_scores)), 0, 0)
+        (expected,) = metrics.resampled_normalized_gini(
+            data, copied(resamples, values, i), copied_scores
+        )
+        assert gini[i] == pytest.approx(expected, abs=1e-9)
 
 
 def test_constant_scores_have_no_gini_in_any_resample(rows):
@@ -187,7 +189,7 @@ def test_the_interval_of_a_calibration_error_contains_the_true_one():
             true, predicted = (1 / (1 + np.exp(-logits - by)) for by in (0.0, shift))
             labels = (rng.random(len(true)) < true).astype(np.float64)
             bins = metrics.calibration_bins(predicted, 10)
-            gaps = [np.mean((true - predicted) * (bins == own)) for own in range(bins.max() + 1)]
+            gaps = [np.mean((true - predicted) * (bins == b)) for b in range(bins.max() + 1)]
             samples = metrics.resampled_calibration_error(
                 metrics.Resamples(np.arange(len(true)), 100, seed), labels, predicted, bins
             )

@@ -125,8 +125,8 @@ def test_equal_scores_capture_their_mean_value():
     values = np.array([3.0, 1.0, 0.0])
     # Each of the first two captures 2: shares 1/2, 1, 1, that is 5/6 − 2/3 = 1/6 of 1/4.
     for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
-        own = np.array([1, 1, 0])[order]
-        assert normalized_gini(values[order], own) == pytest.approx(2 / 3)
+        scores = np.array([1, 1, 0])[order]
+        assert normalized_gini(values[order], scores) == pytest.approx(2 / 3)
         assert normalized_gini(values[order], np.zeros(3)) == pytest.approx(0, abs=1e-12)
 
 
@@ -191,8 +191,8 @@ def test_auc_of_groups_agrees_with_auc_on_each_group():
     labels, scores = rng.random(400) < 0.4, np.round(rng.random(400), 1)
     values, _ = definitions.auc_of_groups(labels, scores, group)
     for number in range(20):
-        own = group == number
-        assert values[number] == pytest.approx(definitions.auc(labels[own], scores[own]))
+        rows = group == number
+        assert values[number] == pytest.approx(definitions.auc(labels[rows], scores[rows]))
 
 
 def test_ndcg_of_lists_gives_equal_scores_the_mean_discount_of_their_ranks():
@@ -223,6 +223,6 @@ def test_no_metric_depends_on_the_order_of_the_rows():
             definitions.log_loss,
             definitions.expected_calibration_error,
             normalized_gini,
-            lambda own, s: ndcg_at_k(own, s, np.array([300]), 10),
+            lambda gains, s: ndcg_at_k(gains, s, np.array([300]), 10),
         ):
             assert metric(labels[order], scores[order]) == pytest.approx(metric(labels, scores))

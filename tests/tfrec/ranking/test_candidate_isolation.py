@@ -83,29 +83,29 @@ def parts_of(logits):
 def raw_columns(fields, count, rng):
     """Returns raw columns, as the signatures take them; some values are missing or unknown."""
     columns = {}
-    for one in fields:
-        if one.kind == "numeric":
+    for field in fields:
+        if field.kind == "numeric":
             values = rng.normal(size=count).astype(np.float32)
-            columns[one.name] = np.where(rng.random(count) < 0.1, np.nan, values)
-        elif one.kind == "categorical":
-            columns[one.name] = np.array([f"{v}" for v in rng.integers(-3, 40, count)], object)
+            columns[field.name] = np.where(rng.random(count) < 0.1, np.nan, values)
+        elif field.kind == "categorical":
+            columns[field.name] = np.array([f"{v}" for v in rng.integers(-3, 40, count)], object)
         else:
             values = [[f"{v}" for v in rng.integers(-3, 30, 4)] for _ in range(count)]
-            columns[one.name] = np.array(values, object)
-            columns[one.name][rng.random((count, 4)) < 0.3] = ""
+            columns[field.name] = np.array(values, object)
+            columns[field.name][rng.random((count, 4)) < 0.3] = ""
     return columns
 
 
 def table(fields, rng):
     """Returns training rows in which every value of a field occurs."""
     columns = {}
-    for one in fields:
-        if one.kind == "numeric":
-            columns[one.name] = [str(v) for v in rng.normal(size=400).round(3)]
-        elif one.kind == "categorical":
-            columns[one.name] = [str(v) for v in rng.integers(0, 40, 400)]
+    for field in fields:
+        if field.kind == "numeric":
+            columns[field.name] = [str(v) for v in rng.normal(size=400).round(3)]
+        elif field.kind == "categorical":
+            columns[field.name] = [str(v) for v in rng.integers(0, 40, 400)]
         else:
-            columns[one.name] = ["|".join(map(str, rng.integers(0, 30, 3))) for _ in range(400)]
+            columns[field.name] = ["|".join(map(str, rng.integers(0, 30, 3))) for _ in range(400)]
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
@@ -232,14 +232,14 @@ def test_padding_and_missing_neighbors_change_no_score(world, form, pool):
     rng = np.random.default_rng(1)
     requests = rng.integers(0, NUM_REQUESTS, 4)
     ads = rng.integers(0, NUM_ADS, (4, 50))
-    places = np.sort(rng.choice(300, 50, replace=False))
+    positions = np.sort(rng.choice(300, 50, replace=False))
     spread = np.full((4, 300), filler)
-    spread[:, places] = ads
+    spread[:, positions] = ads
     scores = padded.scores(form, requests, spread)
     for name, values in scores.items():
         expected = pool[name][requests[:, None], ads]
-        np.testing.assert_allclose(values[:, places], expected, rtol=TOLERANCE, atol=TOLERANCE)
-        fillers = np.delete(values, places, axis=1)
+        np.testing.assert_allclose(values[:, positions], expected, rtol=TOLERANCE, atol=TOLERANCE)
+        fillers = np.delete(values, positions, axis=1)
         assert np.ptp(fillers, axis=1).max() < TOLERANCE * (1 + np.abs(fillers).max())
 
 

@@ -66,10 +66,10 @@ def ads():
 def widened(model, narrow):
     """Gives a model the weights of a narrower one; those of places that it lacks stay."""
     loud(model, scale=0.4, seed=1)
-    for own, other in zip(model.trainable_variables, narrow.trainable_variables, strict=True):
-        values = own.numpy()
+    for variable, other in zip(model.trainable_variables, narrow.trainable_variables, strict=True):
+        values = variable.numpy()
         values[tuple(slice(size) for size in other.shape)] = other.numpy()
-        own.assign(values)
+        variable.assign(values)
     return model
 
 

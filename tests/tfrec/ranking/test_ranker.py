@@ -55,8 +55,8 @@ def test_the_scores_compared_below_differ_between_candidates(among_500):
 
 
 @pytest.mark.parametrize("place", [0, 7, 250, 499])
-def test_a_candidate_scores_alone_what_it_scores_among_500(model, query, ads, among_500, place):
-    columns = [place]
+def test_a_candidate_scores_alone_what_it_scores_among_500(model, query, ads, among_500, position):
+    columns = [position]
     assert_same_scores(model, query, ads[:, columns], taken(among_500, columns))
 
 

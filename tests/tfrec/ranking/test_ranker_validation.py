@@ -101,9 +101,9 @@ def test_standard_errors_are_the_spread_over_logs_with_dependent_rows(figure):
     for seed in range(200):
         logits, labels, _ = world(seed)
         found.append(ranking.measure_heads(logits, labels, OWNER)["click"])
-    spread = np.std([one[figure] for one in found])
+    spread = np.std([click[figure] for click in found])
     # 200 draws know a standard deviation to within 5 %.
-    assert np.mean([one[f"{figure}_error"] for one in found]) == pytest.approx(spread, rel=0.15)
+    assert np.mean([click[f"{figure}_error"] for click in found]) == pytest.approx(spread, rel=0.15)
 
 
 def test_the_standard_error_of_two_owners_is_that_of_their_difference():
@@ -159,9 +159,9 @@ def test_the_figures_stored_with_a_ranker_have_the_errors_of_users(
     written = description["validation"]["click"]
     assert written[name] == pytest.approx(by_user[name], rel=0.01)
     # The calibrators are fitted on these rows: measured with them, the ranker would look better.
-    own = {"click": calibrators.calibrated(held_out.logits)["click"]}
-    in_sample = ranking.measure_heads(own, held_out.labels, users)["click"]["normalized_entropy"]
-    assert in_sample < by_user["normalized_entropy"]
+    in_sample = {"click": calibrators.calibrated(held_out.logits)["click"]}
+    found = ranking.measure_heads(in_sample, held_out.labels, users)["click"]
+    assert found["normalized_entropy"] < by_user["normalized_entropy"]
     assert written["normalized_entropy"] == pytest.approx(by_user["normalized_entropy"], abs=1e-4)
 
 
@@ -172,7 +172,7 @@ def test_the_error_of_chance_is_that_of_a_calibrated_model():
         p = rng.beta(1, 9, 3_000)
         logits, labels, owner = click_only(np.clip(p, 1e-4, None), rng.random(3_000) < p)
         found.append(ranking.measure_heads(logits, labels, owner)["click"])
-    mean = {name: np.mean([one[name] for one in found]) for name in found[0]}
+    mean = {name: np.mean([click[name] for click in found]) for name in found[0]}
     assert mean["expected_calibration_error_of_chance"] == pytest.approx(
         mean["expected_calibration_error"], rel=0.1
     )
@@ -193,7 +193,7 @@ def test_the_difference_of_two_rankers_is_known_better_than_either():
     logits, labels, z = world(1)
     rng = np.random.default_rng(2)
     other = {"click": (z + rng.normal(0, 0.2, len(z))).astype(np.float32)}
-    both = [ranking.measure_heads(one, labels, OWNER)["click"] for one in (logits, other)]
+    both = [ranking.measure_heads(each, labels, OWNER)["click"] for each in (logits, other)]
     ((head, (value, error)),) = ranking.differences(logits, other, labels, OWNER).items()
     assert head == "click"
     expected = both[0]["normalized_entropy"] - both[1]["normalized_entropy"]

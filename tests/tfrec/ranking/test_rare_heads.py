@@ -140,8 +140,8 @@ def test_the_share_of_other_logits_follows_what_held_out_rows_say():
     labels = {"click": clicked, "engagement": engaged.astype(np.float32)}
     folds = np.arange(4_000) % 5
 
-    def share(own, other):
-        return rare_heads.best_share("engagement", own, other, labels, folds)
+    def share(logits, other):
+        return rare_heads.best_share("engagement", logits, other, labels, folds)
 
     assert share(truth, noise) == 0.0
     assert share(noise, truth) >= 0.9
@@ -160,20 +160,20 @@ def test_logits_are_mixed_by_share_and_exported_in_the_same_way(data_set, ranker
     model = ranking.build_ranker(data_set, ranker_config)
     batch = next(iter(data_set.batches("test", 8)))
     inputs = {"query": batch["query"], "ad": batch["ad"]}
-    own = model.logits(inputs)
+    network = model.logits(inputs)
     machine = model.machines["engagement"]
     machine.table.assign(np.random.default_rng(0).normal(0, 0.1, machine.table.shape))
     machine.intercept.assign(-0.5)
     machine.share.assign(0.25)
     model.engagement_shares.assign([1.0])
     mixed = model.logits(inputs)
-    np.testing.assert_array_equal(mixed["click"], own["click"])
-    expected = 0.75 * own["engagement"] + 0.25 * machine(inputs["query"], inputs["ad"])
+    np.testing.assert_array_equal(mixed["click"], network["click"])
+    expected = 0.75 * network["engagement"] + 0.25 * machine(inputs["query"], inputs["ad"])
     np.testing.assert_allclose(mixed["engagement"], expected, atol=1e-5)
     # With share 1, revenue is above 0 where there is an engagement.
     served = layers.head_outputs(mixed)["engagement_probability"]
     np.testing.assert_allclose(tf.sigmoid(mixed["revenue"][..., 0]), served, rtol=1e-4)
-    np.testing.assert_array_equal(mixed["revenue"][..., 1:], own["revenue"][..., 1:])
+    np.testing.assert_array_equal(mixed["revenue"][..., 1:], network["revenue"][..., 1:])
     exported = candidate_scores.score_candidates(model, batch["query"], batch["ad"])
     for head, logits in mixed.items():
         np.testing.assert_allclose(exported[head], logits, atol=2e-4)
@@ -185,8 +185,8 @@ def test_shares_of_0_change_nothing(data_set, ranker_config):
     logits = model.logits({"query": batch["query"], "ad": batch["ad"]})
     model.machines["engagement"].table.assign_add(tf.ones_like(model.machines["engagement"].table))
     after = model.logits({"query": batch["query"], "ad": batch["ad"]})
-    for head, own in logits.items():
-        np.testing.assert_array_equal(after[head], own)
+    for head, values in logits.items():
+        np.testing.assert_array_equal(after[head], values)
 
 
 @pytest.mark.trains

@@ -27,15 +27,15 @@ class Page(html.parser.HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
-        own = dict(attrs)
+        attributes = dict(attrs)
         assert tag not in ("script", "link", "img", "iframe")
-        for name, value in own.items():
+        for name, value in attributes.items():
             if name in ("src", "href", "xlink:href"):
                 assert value.startswith("#"), (tag, name, value)
         if tag == "section":
-            self.sections.append(own["id"])
+            self.sections.append(attributes["id"])
         if tag == "svg":
-            self.titles.append(own["aria-label"])
+            self.titles.append(attributes["aria-label"])
         if tag not in VOID:
             self.open.append(tag)
 
@@ -127,11 +127,11 @@ def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(rep
 @pytest.mark.trains
 def test_the_text_counts_one_click_in_the_singular(reports):
     _, real = reports
-    of_one = {
+    one_click = {
         "retrieval": real.retrieval.model_copy(update={"num_clicks": 1}),
         "funnel": real.funnel.model_copy(update={"clicks": 1}),
     }
-    text = report_text.report_as_text(real.model_copy(update=of_one))
+    text = report_text.report_as_text(real.model_copy(update=one_click))
     assert ", 1 test click among " in text
     assert ", 1 held-out click: share of " in text
 
@@ -232,7 +232,7 @@ def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
 
 
 @pytest.mark.parametrize(
-    ("own", "num_ads", "named"),
+    ("recall_of_towers", "num_ads", "named"),
     [
         (0.05, 2_000, "no better than popularity (0.3000) and random (0.2500) at finding"),
         (0.26, 2_000, "no better than popularity (0.3000) at finding"),
@@ -241,8 +241,10 @@ def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
         (0.05, 400, ""),
     ],
 )
-def test_towers_that_find_no_more_than_popularity_or_chance_are_reported(own, num_ads, named):
-    recall = {"two_tower": own, "popularity": 0.3, "random": 0.25}
+def test_towers_that_find_no_more_than_popularity_or_chance_are_reported(
+    recall_of_towers, num_ads, named
+):
+    recall = {"two_tower": recall_of_towers, "popularity": 0.3, "random": 0.25}
     recommenders = {
         name: evaluation_report.RecommenderQuality(metrics={"corpus_recall_at_500": value})
         for name, value in recall.items()
@@ -255,7 +257,7 @@ def test_towers_that_find_no_more_than_popularity_or_chance_are_reported(own, nu
 
 def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     lost = {"tower": 1.0, "index": 0.0, "filters": 0.0, "ranker": 3.0, "calibration": 1.0}
-    own = evaluation.UtilityFunnel(
+    utility = evaluation.UtilityFunnel(
         weights={"click": 1.0},
         best_possible=evaluation.Estimate(value=10.0),
         lost={stage: evaluation.Estimate(value=value) for stage, value in lost.items()},
@@ -266,7 +268,7 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     setting = {"candidates": 500, "ads": 1_000, "index": "exact search"}
     funnel = evaluation.ValueFunnel(
         requests=9,
-        utilities={"utility": own, "click": own},
+        utilities={"utility": utility, "click": utility},
         ndcg_at_10_retrieved_lists={},
         **setting,
     )
@@ -294,7 +296,7 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
 @pytest.mark.parametrize("values", [(2.0, -0.5, 2.5), (0.0, 0.0, 0.0)])
 def test_a_waterfall_with_gains_and_without_value_is_drawn(values):
     stages = [
-        (name, evaluation.Estimate(value=own)) for name, own in zip("abc", values, strict=True)
+        (name, evaluation.Estimate(value=value)) for name, value in zip("abc", values, strict=True)
     ]
     page = Page(f"<p>{report_figures.waterfall('x', stages)}</p>")
     assert {"a", "b", "c"} <= set(page.words)
@@ -304,8 +306,8 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     rng = np.random.default_rng(0)
     labels = rng.random(2_000) < 0.3
     scores = labels + rng.normal(size=2_000)
-    own = curve_points.compute(labels, scores)
-    points = np.array(own.roc)
+    curves = curve_points.compute(labels, scores)
+    points = np.array(curves.roc)
     assert points[0].tolist() == [0.0, 0.0]
     assert points[-1].tolist() == [1.0, 1.0]
     assert len(points) < 200
@@ -315,7 +317,7 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     reversed_order = curve_points.compute(labels, scores, True, -scores)
     points = np.array(reversed_order.roc)
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.24, abs=0.02)
-    recall, precision = own.precision_recall[-1]
+    recall, precision = curves.precision_recall[-1]
     assert (recall, precision) == (1.0, pytest.approx(labels.mean(), abs=1e-4))
 
 
@@ -323,16 +325,16 @@ def test_curves_of_equal_scores_or_one_class_are_no_crash():
     same = curve_points.compute(np.array([0, 1, 0]), np.full(3, 0.2))
     assert same.roc == [(0.0, 0.0), (1.0, 1.0)]
     assert sum(same.scores.negative) == pytest.approx(1.0)
-    one = curve_points.compute(np.zeros(3), np.array([0.0, 0.0, 1.0]), ratios=True)
-    assert one.roc is None
-    assert sum(one.scores.negative) == pytest.approx(1.0, abs=1e-4)
-    assert sum(one.scores.positive) == 0.0
+    one_class = curve_points.compute(np.zeros(3), np.array([0.0, 0.0, 1.0]), ratios=True)
+    assert one_class.roc is None
+    assert sum(one_class.scores.negative) == pytest.approx(1.0, abs=1e-4)
+    assert sum(one_class.scores.positive) == 0.0
 
 
 def test_scores_within_a_power_of_ten_have_a_scale():
     scores = np.geomspace(2.5, 8.0, 1000)
-    of_scores = curve_points.compute(np.arange(1000) % 2, scores, ratios=True)
-    figure = report_figures.scores("revenue", of_scores.scores)
+    curves = curve_points.compute(np.arange(1000) % 2, scores, ratios=True)
+    figure = report_figures.scores("revenue", curves.scores)
     labels = [float(text) for text in re.findall(r"<text[^>]*>([0-9.]+)</text>", figure)]
     assert len(labels) == 6
     # The tails are cut.
@@ -372,8 +374,8 @@ def test_a_segment_is_named_as_it_is_whatever_its_value(value, shown):
         "auc": evaluation.Estimate(value=0.6),
         "calibration_ratio": evaluation.Estimate(value=1.0),
     }
-    own = evaluation.Segment(value=value, rows=9, metrics=metrics)
+    segment = evaluation.Segment(value=value, rows=9, metrics=metrics)
     with warnings.catch_warnings(record=True) as noise:
         warnings.simplefilter("always")
-        assert f">{shown}</text>" in report_figures.by_segment("name", [own], metrics)
+        assert f">{shown}</text>" in report_figures.by_segment("name", [segment], metrics)
     assert not noise

@@ -49,18 +49,18 @@ def test_linear_scores_are_those_of_the_decomposition(four_users):
     users = encoding.Encoder(fitted, SCHEMA.query_fields).encode_table(
         pa.table({"user": ["t", "u", "v", "w", None]})
     )
-    of_users, of_ads = factors.factors_of(users, catalog.features)
+    user_factors, ad_factors = factors.factors_of(users, catalog.features)
     # In the vocabulary, t and u have two clicks each; x and y have two, z has one. Divided by the
     # roots and by powers of 0.4, the rows of t and u are 2^-0.9 for x and y, that of v is 1 for z.
     # The singular values are 2^0.1 of (x + y) / √2, and 1 of z.
     x_x, z_z = 2**0.1 / 2, 1.0
     expected = np.zeros((4, 4))
     expected[:2, :2], expected[2, 2] = x_x, z_z
-    np.testing.assert_allclose(of_ads @ of_ads.T, expected, atol=1e-6)
+    np.testing.assert_allclose(ad_factors @ ad_factors.T, expected, atol=1e-6)
     # Users are the sums of their songs over the root of their number.
     t = np.array([2 * x_x / np.sqrt(2)] * 2 + [0, 0])
     np.testing.assert_allclose(
-        of_users @ of_ads.T, [t, t, [0, 0, 1, 0], [0] * 4, [0] * 4], atol=1e-6
+        user_factors @ ad_factors.T, [t, t, [0, 0, 1, 0], [0] * 4, [0] * 4], atol=1e-6
     )
 
 
@@ -125,8 +125,8 @@ def test_held_out_clicks_choose_the_scale(tastes, untrained):
 )
 def test_factors_must_gain_more_than_noise_and_not_worsen_short_lists(mean, at_10, error, improves):
     recall, without = (
-        {"validation_corpus_recall": own, "validation_corpus_recall_at_10": of_ten}
-        for own, of_ten in ((mean, at_10), (0.50, 0.20))
+        {"validation_corpus_recall": recall_mean, "validation_corpus_recall_at_10": recall_at_10}
+        for recall_mean, recall_at_10 in ((mean, at_10), (0.50, 0.20))
     )
     choice = click_factors.FactorChoice(127, 1.0, 100, recall, without, error)
     assert choice.improves == improves
@@ -151,13 +151,13 @@ def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained
         model.embed_queries(held_out.query) @ retrieval.embed_in_batches(model.ad_tower, ids).T
     )
     factors = click_factors.fit(tastes.fitted, catalog, clicked)
-    of_users, of_ads = factors.factors_of(held_out.query, ids)
+    user_factors, ad_factors = factors.factors_of(held_out.query, ids)
     click_factors.append(model, factors.scaled(3.0))
     queries = model.embed_queries(held_out.query)
     ads = retrieval.embed_in_batches(model.ad_tower, ids)
     for embeddings in (queries, ads):
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
-    expected = cosines + 3.0 * of_users @ of_ads.T
+    expected = cosines + 3.0 * user_factors @ ad_factors.T
     scores = queries @ ads.T
     # The norm of a query scales its scores of all ads by the same factor.
     scale = (scores * expected).sum(axis=1) / np.square(expected).sum(axis=1)

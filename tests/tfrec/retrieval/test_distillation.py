@@ -62,8 +62,8 @@ def test_lessons_hold_what_the_teacher_says(data_set, catalog):
 
 def test_the_requests_of_a_small_log_are_in_eight_lessons_each(data_set):
     queries = retrieval.read_queries(data_set, "train", 10_000)
-    of_lessons = distillation._read_queries(data_set)
-    np.testing.assert_array_equal(of_lessons, np.tile(queries, (8, 1)))
+    lesson_queries = distillation._read_queries(data_set)
+    np.testing.assert_array_equal(lesson_queries, np.tile(queries, (8, 1)))
 
 
 def test_half_of_the_ads_of_a_hard_lesson_are_found_by_the_towers(data_set, catalog):
@@ -111,8 +111,8 @@ def taught(data_set, retrieval_config, in_second_training, deterministic):
     return directory
 
 
-def one_pass(own):
-    return dataclasses.replace(own, epochs=1)
+def one_pass(config):
+    return dataclasses.replace(config, epochs=1)
 
 
 def best_of(model, queries, catalog, weights, k=10):
@@ -151,11 +151,11 @@ def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, cata
 def test_only_the_ratio_of_weights_matters(data_set, taught):
     model, _ = retrieval.load_two_tower(data_set, taught)
     queries = retrieval.read_queries(data_set, "validation", 20)
-    one, other = (model.weighted_query_tower(queries, [2.0 * a, 30.0 * a]) for a in (1.0, 1e-4))
-    np.testing.assert_allclose(one, other, atol=1e-5)
+    large, small = (model.weighted_query_tower(queries, [2.0 * a, 30.0 * a]) for a in (1.0, 1e-4))
+    np.testing.assert_allclose(large, small, atol=1e-5)
     rows = tf.constant([[2.0, 30.0]] * 20)
-    np.testing.assert_allclose(one, model.weighted_query_tower(queries, rows), atol=1e-6)
-    np.testing.assert_allclose(tf.norm(one, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(large, model.weighted_query_tower(queries, rows), atol=1e-6)
+    np.testing.assert_allclose(tf.norm(large, axis=1), 1.0, atol=1e-5)
 
 
 @pytest.mark.trains
@@ -169,8 +169,8 @@ def test_the_share_of_the_utility_is_that_of_the_ads_found(data_set, taught, cat
     for name, weights in (("click", [1.0, 0.0]), ("revenue", [0.0, 1.0])):
         best = np.sort(every[name], axis=1)[:, -10:].sum()
         found = retrieval.exact_top_k(tower(queries, weights).numpy(), ads, 100)
-        own = np.take_along_axis(every[name], found, axis=1)
-        share = np.sort(own, axis=1)[:, -10:].sum() / best
+        values = np.take_along_axis(every[name], found, axis=1)
+        share = np.sort(values, axis=1)[:, -10:].sum() / best
         assert measured[name][100][0] == pytest.approx(share, rel=1e-4)
     assert measured["utility"] == measured["click"]
     # All of so few ads are candidates.
@@ -263,9 +263,9 @@ def test_a_ranker_teaches_after_at_most_three_epochs_of_clicks(
         raise Killed
 
     monkeypatch.setattr(training, "fit", fit)
-    own = dataclasses.replace(retrieval_config, epochs=epochs)
+    config = dataclasses.replace(retrieval_config, epochs=epochs)
     with pytest.raises(Killed):
-        retrieval.train_two_tower(data_set, own, tmp_path, teacher=teacher)
+        retrieval.train_two_tower(data_set, config, tmp_path, teacher=teacher)
     assert planned == [expected]
 
 

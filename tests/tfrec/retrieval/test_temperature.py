@@ -14,11 +14,11 @@ def clicks_of(scores, true_temperature, rng):
 
 
 def fit(scores, ad_rows, rows, log_draws):
-    own = scores[np.arange(len(scores)), ad_rows]
+    clicked = scores[np.arange(len(scores)), ad_rows]
     excluded = ad_rows[:, None] == rows
     return float(
         temperature.fit(
-            tf.constant(own),
+            tf.constant(clicked),
             tf.constant(scores[:, rows]),
             tf.constant(excluded),
             tf.constant(log_draws, tf.float32),

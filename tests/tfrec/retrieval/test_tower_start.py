@@ -56,8 +56,8 @@ def embedding_after_click_on(model, row):
 
 
 def similarity(model, row):
-    of_ad = model.ad_tower.combine(model.embed_rows(tf.constant([row])))
-    return float(tf.reduce_sum(embedding_after_click_on(model, row) * of_ad))
+    ad_embedding = model.ad_tower.combine(model.embed_rows(tf.constant([row])))
+    return float(tf.reduce_sum(embedding_after_click_on(model, row) * ad_embedding))
 
 
 def test_a_user_of_one_click_starts_at_the_ad_clicked():
@@ -111,6 +111,6 @@ def test_a_sparse_log_of_ids_is_learned_in_a_few_epochs(sparse, retrieval_config
     clicks = retrieval.read_clicks(sparse, "test")
     ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalog().features))
     top = retrieval.exact_top_k(model.query_tower(clicks.query).numpy(), ads, 30)
-    place = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
+    taste = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
     # By chance, a fiftieth of the first thirty ads would belong to the place.
-    assert (place[top] == place[clicks.ad_rows][:, None]).mean() > 0.5
+    assert (taste[top] == taste[clicks.ad_rows][:, None]).mean() > 0.5

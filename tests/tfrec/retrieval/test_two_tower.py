@@ -92,8 +92,8 @@ def test_a_small_catalog_is_learned_by_the_softmax_over_all_of_it(
     model = build(data_set, retrieval_config, batch_size=200, uniform_negatives=100)
     query, ad_rows = clicks.query[:20], clicks.ad_rows[:20]
     logits = logits_of(model, data_set, query)
-    own = logits[np.arange(20), ad_rows]
-    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
+    clicked = logits[np.arange(20), ad_rows]
+    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - clicked)
     loss = model.compute_loss(batch_of(data_set, query, ad_rows), training=False)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
@@ -106,10 +106,10 @@ def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieva
     # Each of the 19 others of a batch is ad j with probability share(j).
     draws = 19 * counts[ad_rows] / counts.sum()
     logits = logits_of(model, data_set, query)[:, ad_rows]
-    own = np.diag(logits)
+    clicked = np.diag(logits)
     rest = np.exp(logits) / draws
     np.fill_diagonal(rest, 0.0)
-    expected = np.mean(np.log(np.exp(own) + rest.sum(axis=1)) - own)
+    expected = np.mean(np.log(np.exp(clicked) + rest.sum(axis=1)) - clicked)
     loss = model.compute_loss(batch_of(data_set, query, ad_rows), training=False)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
@@ -128,8 +128,8 @@ def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_conf
     losses = []
     for row, other in enumerate(([b], [a], [e], [])):
         rest = np.delete(logits[row], [ad_rows[row], *other])
-        own = logits[row, ad_rows[row]]
-        losses.append(np.log(np.exp(own) + np.exp(rest).sum()) - own)
+        clicked = logits[row, ad_rows[row]]
+        losses.append(np.log(np.exp(clicked) + np.exp(rest).sum()) - clicked)
     assert float(model.compute_loss(batch, training=False)) == pytest.approx(
         np.mean(losses), rel=1e-4
     )
@@ -182,14 +182,14 @@ def test_the_sampled_gradient_is_that_of_the_softmax_over_all_ads(
     everything = build(data_set, config, batch_size=300)
     for ours, theirs in zip(everything.trainable_variables, model.trainable_variables, strict=True):
         ours.assign(theirs)
-    of_sample, of_all = gradient_of(model, True), gradient_of(everything, False)
+    sampled_gradient, whole_gradient = gradient_of(model, True), gradient_of(everything, False)
     rng = np.random.default_rng(3)
     sums = np.zeros((2, model.ad_tower.output_layer.kernel.shape.num_elements()))
     for _ in range(300):
         chosen = rng.choice(len(clicks.ad_rows), 64, replace=False)
         batch = batch_of(data_set, clicks.query[chosen], clicks.ad_rows[chosen])
-        gradient = of_sample(batch).numpy()
-        sums += [gradient, of_all(batch).numpy()]
+        gradient = sampled_gradient(batch).numpy()
+        sums += [gradient, whole_gradient(batch).numpy()]
     lengths = np.linalg.norm(sums, axis=1)
     assert sums[0] @ sums[1] / np.prod(lengths) > 0.97
     assert 0.85 < lengths[0] / lengths[1] < 1.15

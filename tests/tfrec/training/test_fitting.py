@@ -431,7 +431,7 @@ def test_a_loaded_model_is_compiled_with_fresh_optimizers(data_set, trained):
     ranker.compile(training.dense_and_sparse(ranker, 1e-3, 0.1, steps=2))
     towers.compile(training.dense_and_sparse(towers, 1e-3, 0.1, steps=2))
     for model in (ranker, towers):
-        assert [int(one.iterations) for one in model.optimizer.optimizers] == [0, 0]
+        assert [int(optimizer.iterations) for optimizer in model.optimizer.optimizers] == [0, 0]
     ranker.fit(data_set.batches("train", 64).take(2), verbose=0)
     towers.fit(data_set.clicked("train", 64).take(2), verbose=0)
 

@@ -62,17 +62,17 @@ def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
 @pytest.mark.parametrize("clipnorm", [None, 1.5])
 def test_an_update_is_that_of_adam_of_keras(clipnorm):
     start = [[1.0, -2.0, 0.5], [[1.0], [3.0]]]
-    of_both = [[tf.Variable(value) for value in start] for _ in range(2)]
+    variables_of_both = [[tf.Variable(value) for value in start] for _ in range(2)]
     both = [
         kind(0.1, clipnorm=clipnorm) for kind in (optimizers.AveragedAdam, tf.keras.optimizers.Adam)
     ]
     rows = tf.IndexedSlices(tf.constant([[3.0]]), tf.constant([1]), tf.constant([2, 1]))
     for gradient in ([0.3, -0.1, 0.0], [-1.0, 2.0, 1e-6], [0.0, 0.0, 0.0], [0.2, 0.2, 0.2]):
-        for optimizer, variables in zip(both, of_both, strict=True):
+        for optimizer, variables in zip(both, variables_of_both, strict=True):
             optimizer.apply_gradients(zip([tf.constant(gradient), rows], variables, strict=True))
-        for first, second in zip(*of_both, strict=True):
+        for first, second in zip(*variables_of_both, strict=True):
             np.testing.assert_allclose(first, second, rtol=1e-5)
-    assert not np.array_equal(of_both[0][0], start[0])
+    assert not np.array_equal(variables_of_both[0][0], start[0])
 
 
 def test_the_average_of_the_weights_forgets_the_start_and_is_lent_to_the_model():

@@ -63,14 +63,14 @@ def test_histograms_hold_matrices_and_the_row_norms_of_a_part_of_the_tables(tmp_
         summaries.write_histograms(Model(30_000), 1)
     events = read(tmp_path)
     assert sorted(events.Tags()["tensors"]) == ["row_norm/table", "weights/matrix"]
-    of_tag = {
+    histograms = {
         tag: tf.make_ndarray(events.Tensors(tag)[0].tensor_proto)
         for tag in events.Tags()["tensors"]
     }
     # A histogram is rows of left edge, right edge, count.
-    assert of_tag["row_norm/table"][:, 2].sum() == 10_000
-    assert of_tag["row_norm/table"][:, :2] == pytest.approx(2.0, abs=1.0)
-    assert of_tag["weights/matrix"][:, 2].sum() == 6
+    assert histograms["row_norm/table"][:, 2].sum() == 10_000
+    assert histograms["row_norm/table"][:, :2] == pytest.approx(2.0, abs=1.0)
+    assert histograms["weights/matrix"][:, 2].sum() == 6
 
 
 @pytest.fixture

@@ -53,12 +53,12 @@ def run_pair(shop, runners):
     def run(*options):
         ports = free_ports(2)
 
-        def one(index):
-            own = {"data": str(shop.directory), "tf_config": tf_config(index, ports)}
-            return runners[index].run(PROGRAM, json.dumps({**own, **options[index]}))
+        def start(index):
+            common = {"data": str(shop.directory), "tf_config": tf_config(index, ports)}
+            return runners[index].run(PROGRAM, json.dumps({**common, **options[index]}))
 
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            return list(pool.map(one, range(2)))
+            return list(pool.map(start, range(2)))
 
     return run
 
@@ -94,15 +94,15 @@ def test_losses_and_gradients_are_those_of_one_worker(shop, pair):
 
 @pytest.mark.engines
 def test_a_training_ends_with_the_result_of_one_worker(shop, pair, tmp_path):
-    one = tf.distribute.get_strategy()
-    training_worker.train(one, shop, "retrieval", training_worker.PLAIN, tmp_path)
+    single = tf.distribute.get_strategy()
+    training_worker.train(single, shop, "retrieval", training_worker.PLAIN, tmp_path)
     losses = [[logs["loss"] for logs in history_of(d)] for d in (tmp_path, pair / "retrieval")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
-    own, other = (
+    alone_variables, shared_variables = (
         retrieval.load_two_tower(shop, directory)[0].trainable_variables
         for directory in (tmp_path, pair / "retrieval")
     )
-    for alone, shared in zip(own, other, strict=True):
+    for alone, shared in zip(alone_variables, shared_variables, strict=True):
         np.testing.assert_allclose(alone, shared, rtol=0, atol=0.01)
 
 
@@ -121,9 +121,9 @@ def test_the_chief_alone_writes(pair):
 
 @pytest.mark.engines
 def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_pair, tmp_path):
-    own = {"trainings": [("ranker", training_worker.RANDOM, str(tmp_path / "ranker"))]}
+    options = {"trainings": [("ranker", training_worker.RANDOM, str(tmp_path / "ranker"))]}
     # In the tenth step of the second epoch; the last backup is of the eighth.
-    survivor, killed = run_pair(own, {**own, "killed_at": [1, 9]})
+    survivor, killed = run_pair(options, {**options, "killed_at": [1, 9]})
     assert killed.returncode == -9
     assert survivor.returncode == 1
     assert survivor.stderr.strip().splitlines()[-1].startswith("Worker 0 lost another worker (127.")
@@ -131,7 +131,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_
     assert "Traceback" not in survivor.stderr
     assert len(history_of(tmp_path / "ranker")) == 1
 
-    ended = run_pair(own, own)
+    ended = run_pair(options, options)
     assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
     resumed, whole = (
         ranking.load_ranker(shop, directory)[0].trainable_variables

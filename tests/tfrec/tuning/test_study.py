@@ -17,7 +17,7 @@ from tfrecords import reader
 BEST_RATE = 0.01
 
 
-def train_parabola(data_set, options, place, progress, callbacks):
+def train_parabola(data_set, options, workdir, progress, callbacks):
     """Stands for a training whose loss after an epoch is known: least at `BEST_RATE`."""
     (watch,) = callbacks
     for epoch in range(options.epochs):

@@ -60,8 +60,8 @@ def test_equal_values_are_counted_whatever_their_ids_and_missing_ones_are_equal_
         [1.0] * 4,
     )
     ad = ads(["toys", "bags", "", "unknown"], [1.0] * 4)
-    one = np.log(2.0)
-    np.testing.assert_allclose(compare(query, ad), [[one, one], [0, one], [0, 0], [0, 0]])
+    match = np.log(2.0)
+    np.testing.assert_allclose(compare(query, ad), [[match, match], [0, match], [0, 0], [0, 0]])
 
 
 def test_case_and_punctuation_around_words_do_not_matter():
@@ -120,20 +120,19 @@ def test_the_number_of_a_history_is_the_mean_of_its_ads():
     skus = encoding.FieldStatistics(("a", "b", "c"))
     fitted = encoding.FittedSchema(schema, {**statistics, "sku": skus})
     # Ids: missing, a, b, c, out of the vocabulary; prices of 1, 100, none and none.
-    of_ads = np.array([[0, 0], [1, 2], [2, 4], [3, 0], [4, 0]], np.int32)
-    columns = {field.name: own.start for field, own in encoding.columns(schema.query_fields)}
+    ad_features = np.array([[0, 0], [1, 2], [2, 4], [3, 0], [4, 0]], np.int32)
+    columns = {field.name: span.start for field, span in encoding.columns(schema.query_fields)}
     query = np.zeros((4, encoding.width(schema.query_fields)), np.int32)
     query[:, columns["recent"] : columns["recent"] + 3] = [[1, 2, 0], [1, 3, 4], [3, 0, 0], [0] * 3]
     query[:, columns["budget"]] = 2  # 1
     ad = np.array([[1, 4]] * 4, np.int32)  # a price of 100
-    of_history, of_budget = schema.query_fields
     by_history, by_budget = (
-        comparisons.Comparisons(fitted, [(own, PRICE)], {"recent": of_ads})(query, ad).numpy()[:, 0]
-        for own in (of_history, of_budget)
+        comparisons.Comparisons(fitted, [(field, PRICE)], {"recent": ad_features})(query, ad)[:, 0]
+        for field in schema.query_fields
     )
     # 100 is above 1 and 100 by half as much as above 1. Ads without a price do not count.
     assert by_budget[0] > 1.0
-    np.testing.assert_allclose(by_history, [by_budget[0] / 2, by_budget[0], 0.0, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(by_history, np.array([0.5, 1, 0, 0]) * by_budget[0], rtol=1e-5)
 
 
 SKU = Field("sku", "categorical", "ad", num_oov_buckets=1)
@@ -305,7 +304,7 @@ def related(interest, category, budget, price, fitted=FITTED):
     count = len(interest)
     query = queries(interest, [["", "", ""]] * count, budget)
     pairs = comparisons.find_comparisons(Clicks(fitted, query, ads(category, price)), {})
-    return [(own.name, of_ad.name) for own, of_ad in pairs]
+    return [(query_field.name, ad_field.name) for query_field, ad_field in pairs]
 
 
 def test_what_goes_together_in_clicked_rows_is_compared_and_nothing_else():

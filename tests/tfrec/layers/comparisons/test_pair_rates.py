@@ -51,7 +51,7 @@ def encoded(data_set, users, apps):
     """Returns the encoded queries [B, 1, 1] of users and ads [B, C, 1] of lists of apps."""
     encoders = [encoding.Encoder(data_set.fitted, [field]) for field in data_set.schema.fields]
     query = encoders[0]({"user": tf.constant(users)})[:, None]
-    return query, tf.stack([encoders[1]({"app": tf.constant(own)}) for own in apps])
+    return query, tf.stack([encoders[1]({"app": tf.constant(names)}) for names in apps])
 
 
 def rates_of(data_set):
@@ -76,8 +76,8 @@ def test_a_rate_is_shrunk_toward_the_effects_of_both_values(small):
     above = rates(*rows)[..., 2]
     # 3 of all 7 rows, 3 of the 5 of u, 2 of the 4 of a.
     logit = np.log(3 / 4)
-    of_values = [np.log((c + 20 * 3 / 7) / (n - c + 20 * 4 / 7)) for c, n in ((3, 5), (2, 4))]
-    np.testing.assert_allclose(expected, [[sum(of_values) - logit]], rtol=1e-5)
+    value_log_odds = [np.log((c + 20 * 3 / 7) / (n - c + 20 * 4 / 7)) for c, n in ((3, 5), (2, 4))]
+    np.testing.assert_allclose(expected, [[sum(value_log_odds) - logit]], rtol=1e-5)
     p = 1 / (1 + np.exp(-expected))
     np.testing.assert_allclose(
         above, np.log((2 + 3 * p) / (1 + 3 * (1 - p))) - expected, rtol=1e-5, atol=1e-6
@@ -129,8 +129,8 @@ def log(rng, returning, returning_later):
         for _ in range(number):
             user = rng.integers(20)
             rows.append((f"u{user}", f"a{rng.integers(200)}", 0, split))
-            own = 4 * user + rng.integers(4) if rng.random() < share else rng.integers(200)
-            rows.append((f"u{user}", f"a{own}", 1, split))
+            app = 4 * user + rng.integers(4) if rng.random() < share else rng.integers(200)
+            rows.append((f"u{user}", f"a{app}", 1, split))
     return rows
 
 
@@ -172,4 +172,4 @@ def test_they_are_restored_with_the_ranker(tmp_path):
     ranking.train_ranker(data_set, options, tmp_path / "ranker")
     model, _, description = ranking.load_ranker(data_set, tmp_path / "ranker")
     assert description["rated"] == [["user", "app"]]
-    assert [own.name for pair in model.rated for own in pair] == ["user", "app"]
+    assert [field.name for pair in model.rated for field in pair] == ["user", "app"]
