@@ -9,7 +9,7 @@ Shapes: B rows of a chunk, V distinct values of a field in a chunk.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -106,14 +106,15 @@ def load_rows(path: pathlib.Path) -> Rows:
     """Memory-maps the files of `Rows.save`."""
     table = records.read_arrow(path)
     names = json.loads((table.schema.metadata or {})[b"strings"])
-    return Rows(table, {n: load_strings(path, i) for i, n in enumerate(names)})
+    return Rows(table, dict(zip(names, load_strings(path, range(len(names))), strict=True)))
 
 
-def load_strings(path: pathlib.Path, index: int) -> Strings:
-    """Memory-maps the distinct values of the string field at `index`."""
+def load_strings(path: pathlib.Path, indices: Iterable[int]) -> list[Strings]:
+    """Memory-maps the distinct values of the string fields at some indices."""
     with pa.memory_map(str(path.with_suffix(".values"))) as source:
-        batch = pa.ipc.open_file(source).get_batch(index)
-    return Strings(batch["value"], batch["fingerprint"].to_numpy())
+        file = pa.ipc.open_file(source)
+        batches = [file.get_batch(index) for index in indices]
+    return [Strings(batch["value"], batch["fingerprint"].to_numpy()) for batch in batches]
 
 
 def by_chunk(

@@ -721,8 +721,9 @@ class Stages:
         return parsed_rows.load_rows(self._rows_path(index))
 
     def _strings(self, index: int, name: str) -> columns.Strings:
-        path = self._rows_path(index)
-        return parsed_rows.load_strings(path, parsed_rows.string_names(self._schema).index(name))
+        position = parsed_rows.string_names(self._schema).index(name)
+        (strings,) = parsed_rows.load_strings(self._rows_path(index), [position])
+        return strings
 
     def _notes(self, split: SplitLog, stage: str, key: str) -> list[Any]:
         """Returns an entry of the notes of a stage."""
