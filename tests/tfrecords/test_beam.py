@@ -72,7 +72,7 @@ def test_rates_are_the_same(tmp_path):
     assert local == on_beam
 
 
-def test_relative_paths_are_those_of_the_driver_of_several_threads(tmp_path, monkeypatch):
+def test_relative_paths_refer_to_the_driver_with_several_threads(tmp_path, monkeypatch):
     """The workers have another current directory, in which another log has the same name."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -91,7 +91,7 @@ def test_relative_paths_are_those_of_the_driver_of_several_threads(tmp_path, mon
     assert local == on_beam
 
 
-def test_scattered_requests_and_drawn_negatives_are_the_same(tmp_path):
+def test_scattered_requests_and_sampled_negatives_are_the_same(tmp_path):
     local, on_beam = converted_both_ways(
         shop(tmp_path, "parquet"), tmp_path, split="leave_last_out", sampled_negatives=2, seed=5
     )
@@ -100,7 +100,7 @@ def test_scattered_requests_and_drawn_negatives_are_the_same(tmp_path):
     assert description["splits"]["train"]["sampled"] > 0
 
 
-def test_processes_change_nothing(tmp_path):
+def test_several_processes_give_the_same_bytes(tmp_path):
     arguments = "--direct_running_mode=multi_processing", "--direct_num_workers=2"
     local, on_beam = converted_both_ways(plain_log(tmp_path), tmp_path, arguments)
     assert local == on_beam
@@ -178,7 +178,7 @@ def test_no_file_of_the_shared_workspace_can_execute_code(tmp_path, monkeypatch)
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_hopeless_log_is_refused_as_locally(tmp_path):
+def test_a_log_of_bad_rows_gives_the_local_error(tmp_path):
     rows = logs.rows(300)
     path = logs.write(tmp_path / "log.tsv", [*rows, *[["bad"]] * 300])
     source = convert.Source(path, logs.FEW_FIELDS, rows_per_chunk=100)
@@ -192,7 +192,7 @@ def test_a_hopeless_log_is_refused_as_locally(tmp_path):
     assert not (tmp_path / ".beam.partial").exists()
 
 
-def test_a_log_without_rows_is_refused_as_locally(tmp_path):
+def test_a_log_without_rows_gives_the_local_error(tmp_path):
     (tmp_path / "log.csv").write_text(",".join(SHOP.columns) + "\n")
     source = convert.Source(tmp_path / "log.csv", SHOP, "tabular")
     with pytest.raises(ValueError, match=r"log\.csv has no rows; expected at least one"):
@@ -204,7 +204,7 @@ def test_a_worker_without_the_shared_directory_says_so(tmp_path):
         beam._reopen(tmp_path / "elsewhere")
 
 
-def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
+def test_the_script_refuses_an_unknown_flag(tmp_path):
     done = run_script(
         "convert.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
     )

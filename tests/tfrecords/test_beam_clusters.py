@@ -80,7 +80,7 @@ def test_a_log_is_converted_to_the_same_bytes(cluster, tmp_path):
     assert local == on_cluster
 
 
-def test_scattered_requests_and_drawn_negatives_are_the_same(cluster, tmp_path):
+def test_scattered_requests_and_sampled_negatives_are_the_same(cluster, tmp_path):
     local, on_cluster = beam_logs.converted_both_ways(
         beam_logs.shop(tmp_path, "csv"),
         tmp_path,

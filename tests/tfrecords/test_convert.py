@@ -153,7 +153,7 @@ def test_a_log_with_a_few_percent_bad_is_refused_and_accepted_when_allowed(tmp_p
     assert source_of(data_set).rejected == 20
 
 
-def test_a_handful_of_bad_lines_in_a_small_log_is_no_sign_of_a_wrong_file(tmp_path):
+def test_a_few_bad_lines_in_a_small_log_are_tolerated(tmp_path):
     path = tmp_path / "log.tsv"
     path.write_bytes(b"\t".join(c.encode() for c in criteo.COLUMNS) + b"\n")
     path.write_bytes(path.read_bytes() + logs.text(logs.rows(30)))
@@ -161,7 +161,7 @@ def test_a_handful_of_bad_lines_in_a_small_log_is_no_sign_of_a_wrong_file(tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"bad\nbad\n", b"\n", b"1\t2"])
-def test_a_log_without_one_good_line_is_refused(tmp_path, content):
+def test_a_log_without_a_good_line_is_refused(tmp_path, content):
     path = tmp_path / "log.tsv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"lines are rejected"):
@@ -263,7 +263,7 @@ def test_the_catalog_holds_ads_never_shown_encoded_like_the_others(data_set, syn
     np.testing.assert_array_equal(catalog.features, encoder.encode_table(catalog.table))
 
 
-def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path):
+def test_an_ad_table_that_is_missing_or_lacks_a_column_is_refused(tmp_path):
     log, ads = logs.write(tmp_path / "log.tsv", logs.rows(30)), tmp_path / "ads.tsv"
     for text, error, message in (
         (None, FileNotFoundError, r"No log at .*ads\.tsv"),

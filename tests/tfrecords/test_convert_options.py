@@ -120,7 +120,7 @@ def test_query_fields_that_vary_within_a_request_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("rows_per_chunk", [7, 1000])
-def test_requests_whose_keys_begin_again_are_counted_wherever_they_stand(tmp_path, rows_per_chunk):
+def test_requests_with_reused_keys_are_counted_however_the_log_is_cut(tmp_path, rows_per_chunk):
     # Ten keys, of one day in CH by u and of the next in DE by v; the second rows are merged in.
     text = "".join(
         f"r{i},{country},,x{i},1,{i % 2},{user}\n"
@@ -183,7 +183,7 @@ def test_a_file_given_twice_and_files_with_another_split_are_refused(tmp_path):
                   source={"test_path": (tmp_path / "test.csv",)})  # fmt: skip
 
 
-def test_a_quote_that_is_not_closed_is_refused_where_it_stands(tmp_path):
+def test_an_unclosed_quote_is_refused_with_its_line(tmp_path):
     text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
     with pytest.raises(ValueError, match=r"shop\.csv, line 22: the row has an unclosed quote"):
         shop(tmp_path, text + 'r,"CH,,x,1,1,\n' + "q,CH,,x,1,1,\n" * 3)
@@ -287,7 +287,7 @@ def test_values_of_a_list_count_once_in_a_row(tmp_path):
     assert data_set.fitted.statistics["tags"].vocabulary == ("n",)
 
 
-def test_anonymous_rows_have_nothing_of_a_table_of_users(tmp_path):
+def test_anonymous_rows_are_not_joined_to_a_table_of_users(tmp_path):
     users = ["NA", "u", "v"] * 20
     rows = "".join(f"{user},a,{row % 2}\n" for row, user in enumerate(users))
     (tmp_path / "log.csv").write_text("user,ad,clicked\n" + rows)

@@ -167,7 +167,7 @@ def test_large_lists_of_parquet_give_the_same_data_set(data_set, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
-def test_fixed_lists_with_nulls_in_parquet_are_refused_with_the_way_out(tmp_path):
+def test_fixed_lists_with_nulls_in_parquet_are_refused_with_a_remedy(tmp_path):
     path = as_parquet(tmp_path / "log.parquet", pa.list_(pa.float64(), 2))
     with pytest.raises(
         ValueError, match=r"fixed-size lists, some of them null.*variable-size lists"
@@ -283,7 +283,7 @@ class Counting(texts.TextEncoder):
         return tf.stack([lengths, tf.ones_like(lengths)], axis=1)
 
 
-def test_each_different_text_is_encoded_once(tmp_path):
+def test_each_distinct_text_is_encoded_once(tmp_path):
     fields = [
         dataclasses.replace(f, length=2, encoder=f"{__name__}:Counting") if f.kind == "text" else f
         for f in SCHEMA.fields

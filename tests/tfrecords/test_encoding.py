@@ -62,7 +62,7 @@ def test_unknown_values_fall_into_the_oov_range_always_the_same(encoder):
     assert ids == encode_country(encoder, *unknown)
 
 
-def test_numbers_go_to_the_bucket_their_boundary_opens(fitted, encoder):
+def test_a_boundary_belongs_to_the_bucket_above_it(fitted, encoder):
     # Values −7 1 2 3 4 4 4 4: with so few of them, each has a bucket.
     assert fitted.statistics["age"].boundaries == (1.0, 2.0, 3.0, 4.0)
     assert encode_age(encoder, -1e9, -7, 1.9, 2, 3.9, 4, 1e9) == [1, 1, 2, 3, 4, 5, 5]
@@ -139,7 +139,7 @@ def test_table_encoding_equals_a_tf_function_on_raw_tensors(encoder):
     assert (offline.min(), offline[:, 0].max(), offline[:, 1].max()) == (0, 6, 5)
 
 
-def test_online_the_encoder_needs_neither_assets_nor_tables(encoder, tmp_path):
+def test_an_exported_encoder_needs_neither_assets_nor_tables(encoder, tmp_path):
     signature = encoding.input_signature(SCHEMA.query_fields)
     module = tf.Module()
     module.encoder = encoder

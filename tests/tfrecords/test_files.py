@@ -31,7 +31,7 @@ def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path):
     assert [own.name for own in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path):
+def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
     (tmp_path / ".a.partial").mkdir()
     (tmp_path / ".a.partial" / "b").touch()
     files.write(tmp_path / "a", b"new")
@@ -129,7 +129,7 @@ def test_a_lock_is_refused_while_another_process_holds_it(tmp_path):
     process.join()
 
 
-def test_shared_locks_go_together_and_keep_an_exclusive_one_out(tmp_path):
+def test_shared_locks_coexist_and_exclude_an_exclusive_lock(tmp_path):
     path = tmp_path / "lock"
     path.touch()
     # Each open file has its own lock, also in one process.

@@ -71,7 +71,7 @@ def converted(frame, directory, schema=SCHEMA, **arguments):
     return tfrecords.from_pandas(frame, schema, directory, progress=False, **arguments)
 
 
-def test_a_data_set_is_that_of_the_same_rows_in_parquet(tmp_path):
+def test_a_frame_gives_the_data_set_of_the_same_rows_in_parquet(tmp_path):
     ads = log()[["sku", "brand", "tags"]].drop_duplicates("sku")
     users = pd.DataFrame({"country": ["CH", "DE"], "age": [30, 40]})
     schema = schema_lib.schema_from_json({**SCHEMA.to_json(), "user_key": "country"})
@@ -216,7 +216,7 @@ def test_categories_of_polars_are_read(expected, tmp_path):
     assert files_of(found.directory) == files_of(expected)
 
 
-def test_a_schema_is_proposed_and_what_was_decided_is_said(tmp_path, capsys):
+def test_a_schema_is_proposed_and_its_decisions_are_printed(tmp_path, capsys):
     frame = log(odd=[1, "b"] * (ROWS // 2))
     frame["ordered"] = pd.Series(np.arange(ROWS) % 5 == 0).where(frame["clicked"] == 1)
     data_set = tfrecords.from_pandas(frame, None, tmp_path / "data")
@@ -234,7 +234,7 @@ def test_a_schema_is_proposed_and_what_was_decided_is_said(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_times_in_an_index_without_a_name_are_said_to_be_left_out(tmp_path, capsys):
+def test_a_note_says_that_times_in_an_unnamed_index_are_left_out(tmp_path, capsys):
     frame = log().set_index("at")
     for name in ("at", None):
         found = tfrecords.from_pandas(frame.rename_axis(name), None, tmp_path / f"{name}")
@@ -371,7 +371,7 @@ def test_only_a_data_set_is_replaced(tmp_path):
     assert (tmp_path / "data.rows" / "mine.txt").is_dir()
 
 
-def test_categories_that_are_null_and_tensors_are_written(tmp_path):
+def test_null_categories_and_tensors_are_written(tmp_path):
     brands = pa.DictionaryArray.from_arrays(np.arange(ROWS) % 3, pa.array(["a", None, "b"]))
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((ROWS, 4), np.float32))
     table = pa.Table.from_pandas(log()).drop_columns("brand")
@@ -384,7 +384,7 @@ def arrow(table, tmp_path):
     return tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
 
 
-def test_a_data_set_that_was_converted_again_is_not_read_as_the_one_before(tmp_path):
+def test_a_replaced_data_set_is_not_read_as_the_opened_one(tmp_path):
     opened = converted(log(), tmp_path / "data")
     train = opened.batches("train", 8)  # Its shards are verified.
     converted(log(), tmp_path / "data")  # the same content
@@ -447,7 +447,7 @@ def test_an_arrow_type_that_parquet_lacks_names_the_column(tmp_path):
         tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
 
 
-def test_dates_of_python_are_times(tmp_path):
+def test_python_dates_are_times(tmp_path):
     day = [datetime.date(2026, 1, 1 + row // 12) for row in range(ROWS)]
     data_set = converted(log(at=pd.Series(day, dtype=object)), tmp_path / "data")
     assert data_set.description.split.kind == "time"
@@ -462,7 +462,7 @@ def test_a_wrong_schema_is_refused_before_anything_is_written(schema, error, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frames_have_nested_columns_written_numbers_and_titles(tmp_path):
+def test_frames_have_nested_columns_formatted_numbers_and_titles(tmp_path):
     frame = pd.DataFrame(
         {
             "user": [f"u{n % 9}" for n in range(100)],

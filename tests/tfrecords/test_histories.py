@@ -54,7 +54,7 @@ def test_values_of_a_field_are_those_of_the_event_and_missing_ones_are_left_out(
     assert histories.listed_fields(schema) == ("brand",)
 
 
-def test_length_and_age_cut_from_the_oldest():
+def test_max_length_and_max_age_drop_the_oldest_events():
     schema = schema_with(
         history("two", "ad", "click", max_length=2), history("day", "ad", "click", max_age_days=1)
     )
@@ -136,7 +136,7 @@ def test_a_request_may_lack_ages_and_events():
     assert encoded.numpy().tolist() == [[1, 3, 0] + [0] * 6]
 
 
-def test_both_libraries_cut_ages_in_the_same_way():
+def test_numpy_and_tensorflow_give_the_same_age_buckets():
     ages = np.random.default_rng(0).exponential(1, 5000).astype(np.float32)
     ages = np.concatenate([ages * 10.0 ** np.arange(-2, 8).repeat(500), [np.nan, np.inf, -1, 0, 1]])
     ages = ages.astype(np.float32)

@@ -12,7 +12,7 @@ def expect(label, train, validation):
     )
 
 
-def test_nothing_is_said_of_enough_positive_rows():
+def test_enough_positive_rows_give_no_warning():
     assert expect("click", (20_000, 1_000), (2_000, 100)) is None
 
 
@@ -29,19 +29,19 @@ def test_nothing_is_said_of_enough_positive_rows():
         ("revenue", (9_000, 1_000), (900, 25), "a relative standard error of 20%."),
     ],
 )
-def test_what_is_wrong_is_said_with_what_would_help(label, train, validation, text):
+def test_a_problem_comes_with_a_remedy(label, train, validation, text):
     found = expect(label, train, validation)
     assert text in found.text
     assert found.action.endswith(".")
 
 
-def test_one_row_is_no_plural():
+def test_one_row_is_singular():
     found = expect("engagement", (9_000, 1), (900, 1)).text
     assert "Training has 1 row with engagement, too few" in found
     assert "Validation has 1 row with engagement, so" in found
 
 
-def test_near_the_base_rate_is_said_of_very_few_only():
+def test_only_very_few_rows_predict_scores_near_the_base_rate():
     assert "base rate" not in expect("click", (9_000, 100), (900, 100)).text
 
 

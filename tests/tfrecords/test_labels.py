@@ -73,7 +73,7 @@ def test_a_missing_amount_is_zero_only_without_the_label_that_it_follows(monkeyp
         np.testing.assert_array_equal(found[name].to_numpy(), values, err_msg=name)
 
 
-def test_every_label_comes_behind_the_one_that_it_follows():
+def test_every_label_comes_after_the_one_that_it_depends_on():
     names = list(schema_lib.LABELS)
     for name, label in schema_lib.LABELS.items():
         assert label.after is None or label.after in names[: names.index(name)]

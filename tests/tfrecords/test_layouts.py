@@ -253,7 +253,7 @@ def test_a_wide_parquet_with_lists(tmp_path: pathlib.Path) -> None:
     assert totals(data_set)["click"] == ROWS / 5
 
 
-def test_a_table_of_excel(tmp_path: pathlib.Path) -> None:
+def test_an_excel_table(tmp_path: pathlib.Path) -> None:
     header = "Datum;Kunde_ID;Artikel_ID;Produkt Name;Preis;Land;Klick;click"
     rows = [
         f"{1 + n // 30:02d}.03.2024 {n % 24:02d}:{n % 60:02d};k{n % 21};a{n % 9};Ding {n % 9};"
@@ -277,7 +277,7 @@ def test_a_table_of_excel(tmp_path: pathlib.Path) -> None:
     assert sorted(prices) == [1_000.5 + 100 * n for n in range(9)]
 
 
-def test_events_without_a_user_are_said(tmp_path: pathlib.Path) -> None:
+def test_events_without_a_user_are_reported(tmp_path: pathlib.Path) -> None:
     rows = [["item_id", "event", "country"]]
     rows += [[f"i{n % 7}", ["view", "cart", "buy"][n // 2 % 3], f"c{n % 5}"] for n in range(120)]
     proposal, notes = schema_inference.propose([lines(tmp_path / "log.csv", rows, ",")])

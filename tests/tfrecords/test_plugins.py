@@ -70,7 +70,7 @@ def edit(file, source):
             del sys.modules[name]
 
 
-def test_our_names_classes_and_the_class_itself_are_found():
+def test_built_in_names_references_and_classes_are_found():
     assert REGISTRY.get("own") is Own
     assert REGISTRY.get(f"{__name__}:Own.Inner") is Own.Inner
     assert REGISTRY.get(Own) is Own
@@ -87,7 +87,7 @@ def test_a_name_of_two_packages_is_refused(packages):
         REGISTRY.get("installed")
 
 
-def test_our_name_wins_and_a_package_that_offers_it_too_is_named(packages, caplog):
+def test_a_built_in_name_wins_with_a_warning_about_the_package(packages, caplog):
     packages("same", [f"own = {__name__}:Own"])
     assert REGISTRY.get("own") is Own
     assert not caplog.messages
@@ -120,7 +120,7 @@ def test_an_error_is_placed_in_the_innermost_code_of_a_user(here):
     assert plugins.place_of(caught.value) == f"{here / 'placed.py'}, line 5"
 
 
-def test_an_error_of_ours_has_no_place():
+def test_an_error_of_this_package_has_no_place():
     with pytest.raises(ValueError, match="Unknown thing") as caught:
         REGISTRY.get("none")
     inside = caught.value.with_traceback(caught.value.__traceback__.tb_next)
@@ -264,7 +264,7 @@ def test_wrong_references_are_explained(packages, here, reference, said):
         REGISTRY.get(reference)
 
 
-def test_what_is_no_class_is_refused():
+def test_a_value_that_is_not_a_class_is_refused():
     with pytest.raises(ValueError, match=r"expected a class, or MODULE:CLASS, got functools.parti"):
         plugins.reference_to(functools.partial(Own))
 

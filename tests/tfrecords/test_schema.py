@@ -126,7 +126,7 @@ def test_a_bad_schema_file_is_refused_naming_file_and_fault(edit, message, tmp_p
         schema_lib.load_schema(path)
 
 
-def test_a_schema_file_that_is_no_json_or_no_object_or_missing_is_refused(tmp_path):
+def test_an_invalid_or_missing_schema_file_is_refused(tmp_path):
     path = tmp_path / "bad.json"
     path.write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json: Expecting"):
@@ -138,7 +138,7 @@ def test_a_schema_file_that_is_no_json_or_no_object_or_missing_is_refused(tmp_pa
         schema_lib.load_schema(tmp_path / "missing.json")
 
 
-def test_values_and_weights_are_read_back_and_no_part_of_the_fingerprint():
+def test_values_and_weights_are_read_back_and_not_part_of_the_fingerprint():
     plain = shop(engagement="bought")
     valued = shop(engagement="bought", values={"click": 0.05, "engagement": 2})
     weighted = shop(engagement="bought", weights={"click": 1.0, "engagement": -0.5})

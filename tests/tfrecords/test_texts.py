@@ -67,7 +67,7 @@ def test_case_and_spaces_do_not_count():
     assert similarity("Red  SHOES ", "red shoes") == pytest.approx(1.0)
 
 
-def test_an_encoder_of_ones_own_is_named_by_module_and_class():
+def test_a_custom_encoder_is_named_by_module_and_class():
     field = title(length=2, encoder=f"{__name__}:Lengths")
     schema = schema_lib.Schema(
         "s",
@@ -84,7 +84,7 @@ def test_an_encoder_of_ones_own_is_named_by_module_and_class():
     assert columns.numpy().tolist() == [[0x34003C00], [0], [0x38003C00]]
 
 
-def test_an_encoder_that_is_not_a_graph_is_refused_with_the_way_out():
+def test_an_encoder_that_is_not_a_graph_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match=r"(?s)not a TensorFlow graph.*kind \"dense\""):
         texts.encoder_of(title(length=2, encoder=f"{__name__}:Eager"))
 

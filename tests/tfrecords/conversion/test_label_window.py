@@ -88,7 +88,7 @@ def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
     assert with_window[2] == pytest.approx(0.8, abs=0.03)
 
 
-def test_the_rows_are_counted_and_said(log, log_table, tmp_path):
+def test_rows_inside_the_window_are_counted_and_reported(log, log_table, tmp_path):
     data_set = convert(log, tmp_path / "data")
     # Rows 19,980 to 19,999 are the last thousandth.
     end = np.sort(log_table["time"].to_numpy())[19_979]
@@ -107,7 +107,9 @@ def files(directory):
     return {str(path.relative_to(directory)): path.read_bytes() for path in found}
 
 
-def test_the_bytes_are_the_same_for_any_threads_and_after_a_break(log, tmp_path, monkeypatch):
+def test_the_bytes_are_the_same_for_any_number_of_threads_and_after_a_resume(
+    log, tmp_path, monkeypatch
+):
     whole = convert(log, tmp_path / "one", workers=1)
     convert(log, tmp_path / "three", workers=3)
     assert files(tmp_path / "three") == files(whole.directory)
@@ -167,7 +169,7 @@ def test_the_span_of_two_rows_is_not_negative():
     assert label_window.span(np.array([20.0, 10.0])) == (10.0, 20.0)
 
 
-def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
+def test_a_window_needs_a_time_and_a_label_and_no_sampled_negatives(log, tmp_path):
     timeless = dataclasses.replace(SCHEMA, time=None)
     with pytest.raises(ValueError, match=r"name a time column \(time\) in the schema"):
         convert(log, tmp_path / "data", schema=timeless)

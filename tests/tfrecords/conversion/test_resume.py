@@ -121,7 +121,7 @@ def test_killed_in_every_stage_it_resumes_to_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_what_was_finished_is_not_done_again(log, unbroken, tmp_path, monkeypatch):
+def test_finished_work_is_not_repeated(log, unbroken, tmp_path, monkeypatch):
     made = []
     breaks = [(stage, 3) for stage in ("parse", "count", "pack", "write")]
     once = workspace.Workspace.once
@@ -158,7 +158,7 @@ def test_another_log_or_option_starts_over(log, unbroken, tmp_path, monkeypatch)
     assert logs.files(tmp_path / "data") == logs.files(unbroken)
 
 
-def test_an_own_format_that_was_corrected_reads_the_log_again(log, tmp_path, monkeypatch):
+def test_a_corrected_custom_format_reads_the_log_again(log, tmp_path, monkeypatch):
     module = tmp_path / "resumed_format.py"
     module.write_text("from tfrecords.formats.tabular import open_log, read_ads, schema\n")
     (tmp_path / "own.py").write_text(
@@ -184,7 +184,7 @@ def test_an_own_format_that_was_corrected_reads_the_log_again(log, tmp_path, mon
     assert not list(begun.glob("*.json"))
 
 
-def test_a_text_encoder_that_was_corrected_encodes_all_texts_again(tmp_path, monkeypatch):
+def test_a_corrected_text_encoder_encodes_all_texts_again(tmp_path, monkeypatch):
     (tmp_path / "log.csv").write_text("q,title,click\n" + "a,b,1\na,c,0\n" * 20)
     module = tmp_path / "resumed_encoder.py"
     encoder = (
@@ -212,7 +212,7 @@ def test_a_text_encoder_that_was_corrected_encodes_all_texts_again(tmp_path, mon
     assert vectors.decode(tf.constant(stored), 2).numpy().tolist() == [[0.0, 1.0]] * 2
 
 
-def test_what_an_earlier_version_began_starts_again(log, unbroken, tmp_path, monkeypatch):
+def test_a_conversion_begun_by_an_earlier_version_starts_over(log, unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(convert, "_NOTES_VERSION", convert._NOTES_VERSION - 1)
         patch.setattr(conversion.Stages, "split", _fail)

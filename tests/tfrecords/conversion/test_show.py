@@ -155,7 +155,7 @@ def test_lists_of_parquet_are_shown_as_those_of_json(tmp_path, source):
     assert found[0]["s3"] == {**SHOWN, "days": ["2024-05-01"]}
 
 
-def test_a_column_to_show_that_is_nowhere_is_named(tmp_path):
+def test_a_missing_column_to_show_is_named(tmp_path):
     schema = dataclasses.replace(SHOP, show=("titel",))
     with pytest.raises(ValueError, match=r"reads the column 'titel'.*Did you mean 'title'\?"):
         logs.converted_table(write_log(tmp_path / "log.csv"), tmp_path / "data", schema)

@@ -23,7 +23,7 @@ def test_by_order_the_last_rows_are_test_and_those_before_validation():
     assert requests.kind == "order"
 
 
-def test_by_time_the_latest_rows_are_test_wherever_they_stand():
+def test_by_time_the_latest_rows_are_test_in_any_order_of_the_log():
     requests = assign(time=[5.0, 1.0, 9.0, 3.0, 7.0])
     assert requests.kind == "time"
     # In order of time rows 1, 3, 0 train, row 4 validates, row 2 tests.
@@ -68,7 +68,7 @@ def test_the_split_column_and_the_files_are_followed():
     assert assign(file=given, split=given[::-1]).splits.tolist() == given.tolist()
 
 
-def test_a_held_out_split_that_nothing_is_given_for_comes_from_the_end_of_training():
+def test_a_missing_held_out_split_is_taken_from_the_end_of_training():
     # Test is given; of the 10 training rows the last 20 % validate.
     splits = assign(split=np.array([0] * 10 + [2] * 3, np.uint8)).splits
     assert splits.tolist() == [0] * 8 + [1] * 2 + [2] * 3

@@ -158,7 +158,7 @@ def test_a_schema_may_name_any_raw_column(tmp_path):
     assert table["cost"].to_pylist() == [1.00000025e-05]
 
 
-def test_an_unknown_column_names_those_there_are():
+def test_an_unknown_column_is_refused_with_the_existing_ones():
     plain = attribution.schema()
     schema = dataclasses.replace(plain, engagement="conversions")
     message = (

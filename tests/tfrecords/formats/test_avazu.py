@@ -49,7 +49,7 @@ def with_columns(*names, **keys):
     return schema_lib.Schema("own", tuple(fields), ("C14",), "click", **keys)
 
 
-def test_times_are_derived_of_the_hour(tmp_path):
+def test_times_are_derived_from_the_hour(tmp_path):
     rows = [row(hour=hour) for hour in ("14102100", "14102123", "14102600", "14103023")]
     table = parse(write(tmp_path, rows)).table
     # 21 October 2014, a Tuesday, is day 16,364 since 1970: 16,364 · 86,400 = 1,413,849,600.
@@ -136,7 +136,7 @@ def test_a_schema_may_name_raw_columns_and_numbers(tmp_path):
     assert table["C20"].to_pylist() == [-1, 100084]
 
 
-def test_an_unknown_column_names_those_there_are():
+def test_an_unknown_column_is_refused_with_the_existing_ones():
     message = (
         r"The Avazu log has no column 'hour_of_week'\. Did you mean 'hour_of_day'\? It has id, "
         r"click, .*C21, and derived from them time, hour_of_day, weekday, user\."

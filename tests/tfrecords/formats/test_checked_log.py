@@ -83,7 +83,7 @@ TAGS = pa.array(ROWS["tags"], pa.list_(pa.string()))
         pa.array(["a", None, "b|c"]).dictionary_encode(),
     ],
 )
-def test_a_right_log_is_read(opened, tags):
+def test_a_valid_log_is_read(opened, tags):
     log = opened(parse=parsed({"tags": tags, "ad": [b"x", b"y", b"z"]}))
     (chunk,) = log.chunks()
     assert log.parse(chunk).table.num_rows == 3
@@ -131,7 +131,7 @@ def test_the_rows_of_a_line_are_numbered(opened):
     assert log.parse(chunk).table[formats.LINE_NUMBER].to_pylist() == numbers
 
 
-def test_what_a_format_says_on_purpose_is_left(opened):
+def test_deliberate_errors_of_a_format_are_unchanged(opened):
     def refused(*_):
         raise ValueError("the file is from 1999")
 
@@ -202,7 +202,7 @@ def test_a_log_without_raw_is_refused_before_a_row_is_rejected(opened):
         opened(raw=None)
 
 
-def test_a_schema_that_is_none_is_refused():
+def test_a_value_that_is_not_a_schema_is_refused():
     assert formats.schema_of("avazu").name == "avazu"
     assert formats.schema_of("tabular") is None
     with pytest.raises(ValueError, match=r"schema\(\) to return .*, got dict .*schema_from_json"):

@@ -88,7 +88,7 @@ def test_values_keep_their_types_and_bad_lines_are_rejected(tmp_path: pathlib.Pa
     assert rejected[0].raw == b"{not json}"
 
 
-def test_a_line_that_is_no_text_or_too_deep_is_rejected_like_other_bad_lines(tmp_path) -> None:
+def test_a_line_that_is_not_text_or_is_nested_too_deeply_is_rejected(tmp_path) -> None:
     half, deep = "\ud83d", "[" * 100_000 + "]" * 100_000
     path = write(
         tmp_path / "log.jsonl",
@@ -345,7 +345,7 @@ def test_hours_weekdays_and_months() -> None:
     assert calendar_values(times, "month").to_pylist() == ["5", "5", None]
 
 
-def test_a_table_of_excel(tmp_path: pathlib.Path) -> None:
+def test_an_excel_table(tmp_path: pathlib.Path) -> None:
     schema = schema_lib.Schema(
         "excel",
         (

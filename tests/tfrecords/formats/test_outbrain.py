@@ -111,7 +111,7 @@ def columns(table, *names):
     return [table[name].to_pylist() for name in names]
 
 
-def test_what_happened_at_a_display_is_joined(tmp_path):
+def test_events_are_joined_to_displays(tmp_path):
     table = parse(write(tmp_path)).table
     displays, ads, clicked = columns(table, "display_id", "ad_id", "clicked")
     assert displays == ["1", "1", "2", "2", "3", "4", "4"]
@@ -150,7 +150,7 @@ def test_times_are_derived_in_utc(tmp_path):
     assert table["timestamp"].to_pylist() == [61, 61, 81, 81, 3600002, 72000002, 72000002]
 
 
-def test_what_an_ad_is_is_joined(tmp_path):
+def test_promoted_content_is_joined_to_ads(tmp_path):
     table = parse(write(tmp_path)).table
     document, campaign, advertiser = columns(
         table, "ad_document_id", "campaign_id", "advertiser_id"
@@ -206,7 +206,7 @@ def test_all_ads_of_promoted_content_are_read(tmp_path):
     assert table["ad_topics"].to_pylist() == [[], [], [], [143], [16, 140, 260]]
 
 
-def test_another_table_of_ads_can_stand_for_promoted_content(tmp_path):
+def test_another_table_of_ads_can_replace_promoted_content(tmp_path):
     directory = write(tmp_path)
     ads = tmp_path / "ads.csv"
     ads.write_text("ad_id,document_id,campaign_id,advertiser_id\n42337,1200,1,2\n99,1200,3,4\n")
@@ -331,7 +331,7 @@ def test_an_event_without_a_time_has_a_missing_time(tmp_path):
     assert table["hour"].to_pylist()[:3] == [None, None, 4]
 
 
-def test_threads_share_one_reading_of_the_tables(tmp_path, monkeypatch):
+def test_threads_read_the_tables_once(tmp_path, monkeypatch):
     directory = write(tmp_path)
     expected = parse(directory).table
     read = []
@@ -360,7 +360,7 @@ def test_threads_share_one_reading_of_the_tables(tmp_path, monkeypatch):
     assert all(table == expected for table in tables)
 
 
-def test_a_schema_that_asks_for_what_there_is_not_is_refused():
+def test_a_schema_that_does_not_fit_the_log_is_refused():
     files = formats.Files((pathlib.Path("none"),))
     plain = log.schema()
 

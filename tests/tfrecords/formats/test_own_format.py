@@ -55,7 +55,7 @@ def rows(count):
         }
 
 
-def test_an_own_format_gives_what_the_same_table_gives(here):
+def test_a_custom_format_gives_the_data_set_of_the_same_table(here):
     own = logs.converted(
         write(here / "log.jsonl", rows(200)), here / "own", SCHEMA, format="json_lines:JsonLines"
     )
@@ -96,7 +96,7 @@ class Arrays(formats.LineFormat):
         return {"ad": numbers[0], "price": np.float32(0.5), "history": numbers, "clicked": True}
 
 
-def test_values_of_numpy_are_those_of_python(here):
+def test_numpy_values_are_read_as_python_values(here):
     path = write(here / "log.txt", ["7 1 2", "8 3"])
     schema = Schema("arrays", SCHEMA.fields[1:], ad_key=("ad",), click="clicked")
     log = Arrays().open_log(formats.Files((path,)), schema)
@@ -197,7 +197,7 @@ def test_a_log_without_a_row_is_refused(here):
         logs.converted(path, here / "data", SESSIONS, format="sessions:Sessions")
 
 
-def test_arrow_files_give_what_the_same_table_gives(here):
+def test_arrow_files_give_the_data_set_of_the_same_table(here):
     table = pa.Table.from_pylist([{**row, "ignored": 0} for row in rows(200)])
     table = table.set_column(2, "ad", table["ad"].cast(pa.string()))
     feather.write_feather(table, here / "log.feather")
@@ -240,7 +240,7 @@ class SeveralLines(formats.LineFormat):
         return json.loads(line)
 
 
-def test_a_reason_of_several_lines_is_one_line_of_the_rejected(here):
+def test_a_reason_of_several_lines_is_one_line_of_the_rejected_file(here):
     path = write(here / "log.jsonl", [*rows(40), "bad"])
     logs.converted(path, here / "data", SCHEMA, format=f"{__name__}:SeveralLines")
     (line,) = (here / "data" / "rejected.tsv").read_text().splitlines()
@@ -276,7 +276,7 @@ def test_fields_that_the_lines_lack_are_read_from_the_tables_of_ads_and_users(he
     assert data.description.source.users_table is not None
 
 
-def test_the_decimal_sign_of_the_schema_applies_to_texts_of_an_own_format(here):
+def test_the_decimal_sign_of_the_schema_applies_to_texts_of_a_custom_format(here):
     schema = dataclasses.replace(SCHEMA, revenue="paid", decimal=",")
     log = [
         {**row, "price": f"{1000 + row['ad']:,} €".replace(",", "."), "paid": paid}

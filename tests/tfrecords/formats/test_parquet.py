@@ -242,7 +242,7 @@ def test_bad_rows_are_named_by_their_number(tmp_path: pathlib.Path) -> None:
     assert opened.raw(chunk, []) == []
 
 
-def test_bytes_that_are_no_utf8_are_a_fault(tmp_path: pathlib.Path) -> None:
+def test_bytes_that_are_not_utf8_are_a_fault(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "log.parquet", context=pa.array([b"a", b"\xff"], pa.binary()))
     good, faults = parsed(path)
     assert values(good, "context") == ["a"]

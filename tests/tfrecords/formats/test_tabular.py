@@ -87,7 +87,7 @@ def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter:
 
 
 @pytest.mark.parametrize("delimiter", ["^", " ", "::"])
-def test_an_unknown_delimiter_is_said(tmp_path: pathlib.Path, delimiter: str) -> None:
+def test_an_unknown_delimiter_is_named(tmp_path: pathlib.Path, delimiter: str) -> None:
     text = "\n".join(line.replace(",", delimiter) for line in LINES)
     expected = f"is separated by {delimiter!r}; expected columns separated by a tab"
     with pytest.raises(ValueError, match=re.escape(expected)) as refused:
@@ -103,7 +103,7 @@ def test_a_long_delimiter_is_found_though_values_have_another(tmp_path: pathlib.
         formats.column_names(path, ())
 
 
-def test_dictionaries_of_python_are_converted_by_the_command_in_the_error(
+def test_python_dictionaries_are_converted_by_the_command_in_the_error(
     tmp_path: pathlib.Path,
 ) -> None:
     path = tmp_path / "reviews.json.gz"
@@ -400,7 +400,7 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
         tabular.open_log(formats.Files((other, train)), SCHEMA)
 
 
-def test_a_column_that_is_nowhere_is_named_with_what_comes_near(tmp_path: pathlib.Path) -> None:
+def test_a_missing_column_is_named_with_a_suggestion(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "log.csv", RATINGS)
     users = write(tmp_path / "users.csv", "user,age,City \n1,30,Bern\n")
     ads = write(tmp_path / "ads.csv", "film,years,genres\nx,1995,War\n")
@@ -447,7 +447,7 @@ def test_files_of_several_folders_are_one_log(tmp_path: pathlib.Path) -> None:
         tabular.open_log(files, SCHEMA)
 
 
-def test_files_of_a_pattern_may_have_digits_that_are_no_numbers(tmp_path: pathlib.Path) -> None:
+def test_files_of_a_pattern_may_have_digits_that_are_not_numbers(tmp_path: pathlib.Path) -> None:
     names = ["m1²2.csv", "m1²10.csv", "m١٠.csv"]  # The last number is an Arabic 10.
     for name in names:
         write(tmp_path / name, "age\n1\n")
@@ -520,7 +520,7 @@ def test_a_header_over_two_lines(tmp_path: pathlib.Path) -> None:
     assert list(faults) == [4]
 
 
-def test_the_last_row_needs_no_line_end_and_is_no_chunk_of_its_own(tmp_path: pathlib.Path) -> None:
+def test_the_last_row_needs_no_line_end_and_does_not_form_a_chunk(tmp_path: pathlib.Path) -> None:
     text = LINES[0] + "\n" + "CH,1,a,tea,1\n" * 300_000 + "DE,2,b,pot,0"
     opened = tabular.open_log(formats.Files((write(tmp_path / "log.csv", text),)), SCHEMA)
     chunks = list(opened.chunks())
@@ -529,7 +529,7 @@ def test_the_last_row_needs_no_line_end_and_is_no_chunk_of_its_own(tmp_path: pat
     assert opened.parse(chunks[-1]).table["country"][-1].as_py() == "DE"
 
 
-def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Path) -> None:
+def test_an_unclosed_quote_is_named_with_its_line(tmp_path: pathlib.Path) -> None:
     text = LINES[0] + "\nCH,1,a,tea,1\n" + 'CH,1,a,"tea,1\n' + "CH,1,a,tea,1\n" * 30
     with pytest.raises(ValueError, match=r"log\.csv, line 3: the row has an unclosed quote"):
         parsed(write(tmp_path / "log.csv", text))
@@ -549,7 +549,7 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Pat
         ("user,ad".encode("utf-16"), "is UTF-16; convert it to UTF-8, with iconv -f utf-16"),
     ],
 )
-def test_a_packed_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: str) -> None:
+def test_a_binary_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         parsed(write(tmp_path / "log.x", begin + b" and so on"))
 
@@ -560,9 +560,7 @@ def test_a_header_that_begins_like_an_orc_file_is_read(tmp_path: pathlib.Path) -
 
 
 @pytest.mark.parametrize("count", [3, 15_000])
-def test_a_header_that_opens_a_quote_and_does_not_close_it_is_said(
-    tmp_path: pathlib.Path, count: int
-) -> None:
+def test_a_header_with_an_unclosed_quote_is_refused(tmp_path: pathlib.Path, count: int) -> None:
     path = write(tmp_path / "log.csv", '"' + LINES[0] + "\n" + "CH,30,a,tea,1\n" * count)
     with pytest.raises(ValueError, match=r"log\.csv: the header has an unclosed quote"):
         parsed(path)

@@ -108,7 +108,7 @@ def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_true_rates(whole, c
 
 
 @pytest.mark.trains
-def test_a_log_that_came_down_sampled_is_served_with_the_true_rates(thinned, config, tmp_path):
+def test_a_down_sampled_log_is_served_with_the_true_rates(thinned, config, tmp_path):
     answer, predictions, logged = served(thinned, config, tmp_path)
     assert_true_rates(answer)
     # 18.75 of 100 rows are clicked, and 8.125 of the 81.25 others are kept, which metrics use.
@@ -150,7 +150,7 @@ def rows_of(data_set, seed):
     return np.concatenate(shown, axis=1)
 
 
-def test_a_pass_holds_all_clicks_and_a_share_of_the_rest_by_its_seed(whole):
+def test_an_epoch_has_all_clicks_and_a_share_of_the_other_rows_by_its_seed(whole):
     first, again, other = rows_of(whole, 3), rows_of(whole, 3), rows_of(whole, 4)
     clicks, rows = whole.label_sum("train", "click"), whole.num_rows("train")
     assert (first[2] == 1).sum() == (other[2] == 1).sum() == clicks
@@ -180,7 +180,7 @@ def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
     assert float(loss("engagement")) == pytest.approx(engagement, rel=1e-6)
 
 
-def test_what_is_expected_of_kept_rows_is_undone():
+def test_down_sampling_is_undone_in_probabilities_and_amounts():
     # Odds 1 of kept rows are 0.1 of all: 1/11. A kept row of this kind stands for 0.1 / 0.55 of
     # its like: engagement and revenue shrink by 2/11 as the click does.
     answer = down_sampling.undo_down_sampling(
@@ -195,7 +195,7 @@ def test_what_is_expected_of_kept_rows_is_undone():
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.5, 1.5, math.nan])
-def test_a_rate_that_is_no_share_is_refused(rate):
+def test_a_keep_rate_outside_0_to_1_is_refused(rate):
     with pytest.raises(
         ValueError, match=r"negative_keep_rate: expected a number > 0 and <= 1, got"
     ):
@@ -204,12 +204,12 @@ def test_a_rate_that_is_no_share_is_refused(rate):
         dataclasses.replace(SCHEMA, negative_keep_rate=rate)
 
 
-def test_a_log_of_clicks_alone_has_no_unclicked_rows_to_have_left_out():
+def test_a_keep_rate_needs_a_click_column():
     with pytest.raises(ValueError, match="negative_keep_rate needs a click column"):
         dataclasses.replace(SCHEMA, click=None, negative_keep_rate=0.5)
 
 
-def test_a_schema_that_keeps_all_rows_says_nothing_and_any_other_its_rate():
+def test_only_a_keep_rate_below_1_is_written():
     assert "negative_keep_rate" not in SCHEMA.to_json()
     thinned = dataclasses.replace(SCHEMA, negative_keep_rate=KEPT)
     assert schema_lib.schema_from_json(thinned.to_json()) == thinned
