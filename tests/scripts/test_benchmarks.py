@@ -1,4 +1,4 @@
-"""The benchmarks of speed, at sizes that say nothing of it."""
+"""The benchmarks of speed, at sizes too small to measure it."""
 
 import collections
 import json
@@ -64,7 +64,7 @@ def test_a_log_that_was_not_written_to_its_end_is_not_reused(name, script, tmp_p
     assert rows.write(path, 1_000).read_bytes().count(b"\n") >= 1_000
 
 
-def test_the_ad_key_is_that_of_an_ad(script):
+def test_rows_share_the_keys_of_ads(script):
     rows = script("workload.criteo_rows")
     table = rows.block(np.random.default_rng(0), rows.draw_ads(1), 20_000)
     ads = set(zip(*(table[name].to_pylist() for name in formats.criteo.AD_KEY), strict=True))
@@ -164,11 +164,11 @@ def test_the_conversion_is_measured(tmp_path):
 
 
 @pytest.mark.benchmark
-def test_what_histories_and_rates_add_is_measured(tmp_path):
+def test_the_cost_of_histories_and_rates_is_measured(tmp_path):
     result, shown = run(
         "benchmarks/convert.py", "--computed", "--rows=3000", f"--workdir={tmp_path}"
     )
-    sizes = {own["computed fields"]: own["data_mb"] for own in result["measured"]}
+    sizes = {row["computed fields"]: row["data_mb"] for row in result["measured"]}
     assert sizes["none"] < sizes["last clicks"]
     assert "last clicks and last impressions of advertisers" in shown
 
@@ -241,7 +241,7 @@ def test_attention_is_measured_on_and_off(tmp_path):
         f"--workdir={tmp_path}",
     )
     on, off, truth = result["rows"]
-    assert [own["variant"] for own in (on, off, truth)] == ["default", "no blocks", "truth"]
+    assert [row["variant"] for row in (on, off, truth)] == ["default", "no blocks", "truth"]
     assert on["click_auc"] != off["click_auc"]
     assert truth["share"] == 1.0
     assert truth["click_auc"] > max(on["click_auc"], off["click_auc"])

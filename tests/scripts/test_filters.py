@@ -8,7 +8,7 @@ import scripts_in_forks
 pytestmark = pytest.mark.benchmark
 
 
-def test_filters_leave_what_they_say_and_their_results_are_nearly_exact():
+def test_filters_keep_their_share_of_ads_and_results_are_nearly_exact():
     done = scripts_in_forks.run(
         "benchmarks/filters.py", "--num_ads=2000", "--dimension=16", "--num_queries=20", "--k=50",
         "--kind=IVF",

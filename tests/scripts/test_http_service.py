@@ -1,4 +1,4 @@
-"""The benchmark of serving: its load, its sums, and the catalog that it makes up."""
+"""The benchmark of serving: its load, its summaries, and its generated catalog."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_requests_one_after_another_keep_their_stages(load, service_url):
         assert milliseconds > stages["total"] > stages["ranker"] > 0
 
 
-def test_an_open_load_sends_at_random_times_and_counts_what_came_of_it(
+def test_an_open_load_sends_at_random_times_and_counts_the_outcomes(
     load, tiny_bundle, ranker_address
 ):
     config = OrchestratorConfig(max_in_flight=1, default_deadline_ms=30_000)
@@ -40,18 +40,18 @@ def test_an_open_load_sends_at_random_times_and_counts_what_came_of_it(
         at_once = load.poisson(target_of(load, url, {"k": 1}), rate=400.0, seconds=0.25, seed=3)
     # The count of a Poisson process of 100: within four deviations.
     assert 60 <= found["sent"] <= 140
-    # Every third is refused with 400, and so fails; a 429 may come before that is seen.
+    # Every third one fails with 400, unless it is refused with 429 first.
     assert found["failed"] >= found["sent"] // 3 - found["refused"]
     assert found["degraded"] > 0
     answered = len(found["milliseconds"])
     assert answered + found["failed"] + found["refused"] == found["sent"]
     assert at_once["refused"] > 0
-    nobody = target_of(load, f"http://127.0.0.1:{serving_fixtures.free_port()}", {})
-    nothing = load.poisson(nobody, rate=20.0, seconds=0.5, seed=1)
-    assert nothing["failed"] == nothing["sent"] > 0
+    unreachable = target_of(load, f"http://127.0.0.1:{serving_fixtures.free_port()}", {})
+    found = load.poisson(unreachable, rate=20.0, seconds=0.5, seed=1)
+    assert found["failed"] == found["sent"] > 0
 
 
-def test_the_summary_takes_the_three_stages_off_and_the_highest_rate_that_was_kept(script):
+def test_the_summary_has_the_overhead_and_the_highest_sustained_rate(script):
     benchmark = script("http_service")
     stages = {"query_tower": 1.0, "index": 2.0, "features": 0.5, "ranker": 5.0, "total": 9.0}
     single = {"milliseconds": [10.0, 10.0], "stage_ms": [stages] * 2, "failed": 0, "degraded": 0}
@@ -81,7 +81,7 @@ def test_clients_that_wait_for_answers_measure_the_capacity(load, service_url):
     assert load.saturate(target_of(load, service_url, {"k": 1}), num_clients=3, seconds=0.3) > 0
 
 
-def test_the_summary_of_overload_counts_what_came_in_time(script):
+def test_the_summary_of_overload_counts_answers_in_time(script):
     benchmark = script("http_service")
     counts = {"sent": 400, "failed": 0, "refused": 200, "degraded": 0}
     # In 2 s, 190 of 200 answers within 100 ms.
@@ -101,12 +101,12 @@ def test_a_wide_catalog_has_the_values_of_known_ads_in_new_combinations(script, 
     assert made_up.features.dtype == known.features.dtype
     for column in range(known.features.shape[1]):
         assert set(made_up.features[:, column]) <= set(known.features[:, column])
-    # The encoded field is that of the raw one: both were drawn together.
+    # Encoded and raw values agree: both were drawn together.
     name = next(field.name for field in data_set.schema.ad_fields if field.kind == "categorical")
-    place = [field.name for field in data_set.schema.ad_fields].index(name)
-    encoded = dict(zip(known.fields[name].to_pylist(), known.features[:, place], strict=True))
+    column = [field.name for field in data_set.schema.ad_fields].index(name)
+    encoded = dict(zip(known.fields[name].to_pylist(), known.features[:, column], strict=True))
     assert [encoded[value] for value in made_up.fields[name].to_pylist()] == list(
-        made_up.features[:, place]
+        made_up.features[:, column]
     )
     assert len(np.unique(made_up.features, axis=0)) > len(known)
     again = script("workload.wide_catalog").WideDataSet(data_set.directory, 5_000).catalog()

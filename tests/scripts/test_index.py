@@ -1,4 +1,4 @@
-"""The scripts that tune and measure the index, at sizes that say nothing of speed."""
+"""The scripts that tune and measure the index, at sizes too small to measure speed."""
 
 import json
 
@@ -21,7 +21,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.process
-def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
+def test_tuning_prints_its_choice_and_writes_a_config_for_the_export(files, tmp_path):
     output, plot = tmp_path / "found" / "index.json", tmp_path / "plots" / "index.png"
     done = scripts_in_forks.run(
         "tune_index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--latency_budget_ms=1000",
@@ -37,7 +37,7 @@ def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
 
 
 @pytest.mark.process
-def test_a_memory_limit_that_none_keeps_is_said(files):
+def test_a_memory_limit_that_no_index_meets_is_reported(files):
     done = scripts_in_forks.run(
         "tune_index.py", *files, "--k=20", "--kinds=Flat", "--memory_limit_mb=0.1"
     )
@@ -98,7 +98,7 @@ def test_bad_flags_of_the_benchmark_are_named_before_it_searches(flag, message, 
 
 
 @pytest.mark.benchmark
-def test_an_interpreter_without_scann_is_said(files, tmp_path):
+def test_an_interpreter_without_scann_is_reported(files, tmp_path):
     missing = tmp_path / "python"
     done = scripts_in_forks.run(
         "benchmarks/index.py", *files, "--k=20", "--kinds=Flat", f"--scann_python={missing}",

@@ -4,7 +4,7 @@ import types
 
 from serving import errors, requests
 
-ASKED = [requests.Request(k=1)]
+REQUESTS = [requests.Request(k=1)]
 
 
 class Client:
@@ -23,9 +23,9 @@ class Client:
 def test_a_restart_without_a_failed_request_ends(script, monkeypatch):
     benchmark = script("milvus")
     monkeypatch.setattr(benchmark, "_QUIET_SECONDS", 0.1)
-    found = benchmark._restart(Client(0), ASKED, "true", 500.0)
+    found = benchmark._restart(Client(0), REQUESTS, "true", 500.0)
     assert set(found["outcomes"]) == {"answered"}
     assert found["failed_seconds"] == 0.0
-    found = benchmark._restart(Client(3), ASKED, "true", 500.0)
+    found = benchmark._restart(Client(3), REQUESTS, "true", 500.0)
     assert sum(found["outcomes"].values()) - found["outcomes"]["answered"] == 3
     assert found["failed_seconds"] >= 0.0

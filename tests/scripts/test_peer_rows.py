@@ -1,7 +1,7 @@
-"""Which rows the peers of the ranker's benchmark are given: every one the same, each for its use.
+"""Which rows the peers of the ranker's benchmark get: all the same, each split for its purpose.
 
 The peers here have one setting and one check of one epoch, so that validation chooses nothing, and
-their training is deterministic, so that rows alone make a difference.
+their training is deterministic, so that only rows make a difference.
 """
 
 import collections
@@ -15,7 +15,7 @@ from absl import flags
 from tfrec import calibration
 from tfrecords import reader
 
-# The networks differ in layers alone, so two stand for all.
+# The networks differ only in layers, so two represent all.
 NETWORKS = ("dnn", "dcn_v2")
 PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)
 SPLITS = ("train", "validation", "test")
@@ -63,7 +63,7 @@ def data(script, whole):
 
 
 def assert_same(logits, expected):
-    """Fails where logits differ by more than float32 sums do, which depend on how memory lies."""
+    """Fails if logits differ by more than the rounding errors of float32 sums."""
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
         )
 
     fitted = fit()
-    # The same model predicts what stands in the place of validation and test, whatever its labels.
+    # The same model predicts swapped splits, regardless of their labels.
     turned = fit(validation=relabeled(data.test), test=relabeled(data.validation))
     assert_same(turned.validation, fitted.test)
     assert_same(turned.test, fitted.validation)
@@ -101,7 +101,7 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
 def test_the_settings_of_a_peer_are_those_that_are_best_on_validation(
     peers, data, monkeypatch, is_learned, tmp_path
 ):
-    # Rows that were learned are best known with the least regularisation, their opposite with most.
+    # The weakest regularization is best for training rows, the strongest for their opposites.
     name = "hashed_logistic_regression"
     set_defaults(peers, monkeypatch, name, {"C": 0.003}, {"C": 3.0})
     learned, opposite = data.train, relabeled(data.train)
@@ -113,7 +113,7 @@ def test_the_settings_of_a_peer_are_those_that_are_best_on_validation(
 
 @dataclasses.dataclass
 class Given:
-    """What the benchmark gave a peer, and what it made of what came back."""
+    """What the benchmark passed to a peer, and what it returned and computed from that."""
 
     data: object
     fitted: object
@@ -122,7 +122,7 @@ class Given:
 
 @pytest.fixture
 def measured(script, peers, monkeypatch):
-    """Runs the benchmark of all peers in a work directory and says what each was given."""
+    """Runs the benchmark of all peers in a work directory and returns what each was given."""
     quality = script("quality")
     fit, fit_calibrators = peers.fit, calibration.fit_calibrators
 
@@ -188,7 +188,7 @@ def test_every_peer_is_given_the_rows_of_the_log_and_none_learns_of_test_rows(
             assert counted(getattr(one.data, split), one.data.fields, vocabularies) == (
                 collections.Counter(written)
             ), (name, split)
-        # What is poisoned are the test rows, and they reach nothing but the test logits.
+        # Only test rows are poisoned, and they affect nothing but the test logits.
         clicks = (run[name].data.test.labels["click"] for run in (given, other))
         np.testing.assert_array_equal(sum(clicks), 1.0)
         assert other[name].fitted.settings == one.fitted.settings

@@ -18,7 +18,7 @@ PEERS = ("lightgbm", "hashed_logistic_regression", *NETWORKS)
 
 
 def simulated_rows(peer_data, rng, count):
-    """A string, a number, a list of up to three, a slot: each has an effect of its own."""
+    """A string, a number, a list of up to three, and a position, with independent effects."""
     string = rng.integers(0, NUM_VALUES, count)
     number = rng.integers(0, NUM_BUCKETS + 1, count)
     lists = rng.integers(1, 6, (count, LIST_LENGTH))
@@ -52,7 +52,7 @@ def simulated_data(peer_data):
 
 
 def interaction_rows(peer_data, rng, count):
-    """Two strings whose parity decides the click; the first and a number decide what follows."""
+    """Two strings whose parity decides the click; the first and a number decide later labels."""
     first, second = rng.integers(0, 6, (2, count))
     number = rng.integers(1, NUM_BUCKETS + 1, count)
     click = rng.random(count) < np.where((first + second) % 2, 0.85, 0.15)
@@ -106,7 +106,7 @@ def test_peers_find_the_true_effects_of_all_kinds_of_fields(script, name, monkey
 @pytest.mark.trains
 # Without a history, DIN is the DNN.
 @pytest.mark.parametrize("name", ["lightgbm", *(n for n in NETWORKS if n != "din")])
-def test_each_peer_but_the_linear_one_finds_an_interaction_and_what_follows_a_click(
+def test_each_peer_but_the_linear_one_finds_an_interaction_and_later_labels(
     script, interactions, name, monkeypatch, tmp_path
 ):
     models = script("peers.models")
@@ -128,7 +128,7 @@ def test_each_peer_but_the_linear_one_finds_an_interaction_and_what_follows_a_cl
 
 
 def seen_rows(peer_data, rng, count):
-    """Ads that are clicked nine times of ten if they are in a history of three, else once."""
+    """Ads that are clicked with probability 0.9 if they are in a history of three, else 0.1."""
     seen = np.array([rng.choice(12, 3, replace=False) + 1 for _ in range(count)])
     ad = np.where(rng.random(count) < 0.5, seen[:, 0], rng.integers(1, 13, count))
     clicked = rng.random(count) < np.where((seen == ad[:, None]).any(axis=1), 0.9, 0.1)
@@ -231,7 +231,7 @@ def test_the_defaults_are_in_the_space_of_the_search(script, name):
             assert values._contains(values.to_internal_repr(getattr(options, key)))
 
 
-def test_what_follows_a_click_is_learned_from_clicked_rows(script):
+def test_labels_after_a_click_are_learned_from_clicked_rows(script):
     peer_data = script("peers.peer_data")
     nan = np.nan
 
@@ -300,13 +300,13 @@ def test_rates_never_read_the_row_s_own_label_its_request_or_later_rows(script):
         np.testing.assert_array_equal(after[requests <= request], before[requests <= request])
         later = (requests > request) & (ids == ids[row])
         assert (after[later, 0] != before[later, 0]).all()
-        # The rows are stored in another order than that of time.
+        # Rows need not be stored in time order.
         shuffled = rng.permutation(180)
         again, _ = rate_columns(
             script, *(values[shuffled] for values in (requests, ids, other)), [0]
         )
         np.testing.assert_array_equal(again, after[shuffled])
-        # What is held out knows all training rows.
+        # Held-out rows use all training rows.
         np.testing.assert_allclose(np.expm1(held_out[:, 1]), np.bincount(ids), rtol=1e-6)
 
 
@@ -334,7 +334,7 @@ def test_rates_of_a_list_are_means_over_its_values(script):
     assert np.isnan(encoded[2]).all()
 
 
-def test_pairs_are_of_a_request_s_and_an_ad_s_strings_with_few_ids(script):
+def test_pairs_combine_strings_of_requests_and_ads_with_few_ids(script):
     peer_data, rates = script("peers.peer_data"), script("peers.rates")
 
     def field(name, kind, column, cardinality, is_ad):
@@ -357,7 +357,7 @@ def test_pairs_are_of_a_request_s_and_an_ad_s_strings_with_few_ids(script):
 
 
 @pytest.mark.trains
-def test_trees_with_rates_of_pairs_know_which_requests_like_which_ads(script, interactions):
+def test_trees_with_rates_of_pairs_learn_which_requests_like_which_ads(script, interactions):
     """Parity is not in the order of ids: without rates, a tree needs a split for each id."""
     trees = script("peers.trees")
 
@@ -370,7 +370,7 @@ def test_trees_with_rates_of_pairs_know_which_requests_like_which_ads(script, in
 
 
 @pytest.mark.trains
-def test_trees_with_rates_know_the_ids_of_a_wide_field(script):
+def test_trees_with_rates_learn_the_ids_of_a_wide_field(script):
     """Of 300 ids with 10 rows each, a tree without rates separates few."""
     peer_data, trees = script("peers.peer_data"), script("peers.trees")
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""The benchmark of replicas, at a size that says nothing of speed."""
+"""The benchmark of replicas, at a size too small to measure speed."""
 
 import json
 

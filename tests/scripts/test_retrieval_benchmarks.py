@@ -1,4 +1,4 @@
-"""The benchmarks of retrieval quality, at sizes that say nothing of it."""
+"""The benchmarks of retrieval quality, at sizes too small to measure it."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_movielens_is_measured_next_to_peers_and_published_figures(ratings, tmp_
         # The standard deviation of two values is their distance over √2.
         assert result[name]["ndcg_at_10_sd"] == pytest.approx(abs(first - second) / 2**0.5)
         assert result["runs"][0][name]["corpus_recall_at_500"] == pytest.approx(1.0)
-    # What users of the same half like is found by neighbors, not by popularity.
+    # Neighbors find what users of the same half like; popularity does not.
     for name in ("item_knn", "ease", "matrix_factorization"):
         assert result[name]["corpus_recall_at_10"] > result["popularity"]["corpus_recall_at_10"]
     assert "BPR, published" in done.stdout
@@ -100,12 +100,12 @@ def test_movielens_with_the_last_click_held_out_has_histories_and_sasrec(ratings
         ),
     ],
 )
-def test_movielens_says_what_it_lacks(flags, message, ratings):
+def test_movielens_refuses_missing_files_and_bad_seeds(flags, message, ratings):
     flags = [flag.format(ratings=ratings) for flag in flags]
     assert message in run("benchmarks/movielens.py", *flags, status=1).stderr
 
 
-def test_the_learning_curve_is_a_share_of_what_the_truth_reaches(tmp_path):
+def test_the_learning_curve_is_relative_to_the_ground_truth(tmp_path):
     done = run(
         "benchmarks/learning_curve.py", "--impressions=3000,1500", "--num_ads=600",
         "--test_impressions=600", f"--workdir={tmp_path}", *SMALL,
@@ -119,10 +119,10 @@ def test_the_learning_curve_is_a_share_of_what_the_truth_reaches(tmp_path):
         assert 60 < point["test_clicks"] < 250  # of 600 impressions at a click rate of 0.23
         for name in ("two_tower", "popularity"):
             share = point["share_of_achievable"][name]["corpus_recall_at_500"]
-            own, best = (
+            recall, best = (
                 point[n]["metrics"]["corpus_recall_at_500"] for n in (name, "ground_truth")
             )
-            assert share == pytest.approx(own / best)
+            assert share == pytest.approx(recall / best)
 
 
 @pytest.mark.parametrize("sizes", ["many", "0"])
@@ -146,7 +146,7 @@ def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
     assert rows["ground truth"]["shown"] == 1.0
     assert all(0 <= row["never shown"] <= 1 for row in rows.values())
     assert result["world"]["num_ads"] == 100
-    # Files of others in the work directory stay.
+    # Other files in the work directory stay.
     assert (tmp_path / "work" / "other.txt").exists()
 
 
@@ -157,13 +157,13 @@ def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
         ("--k=101", "--k: expected at most --num_ads, 100; got 101"),
     ],
 )
-def test_new_ads_say_what_they_cannot_measure(flag, message, tmp_path):
+def test_new_ads_refuse_bad_flags(flag, message, tmp_path):
     flags = ("--num_ads=100", f"--workdir={tmp_path / 'work'}", flag)
     assert message in run("benchmarks/new_ads.py", *flags, status=1).stderr
     assert not (tmp_path / "work").exists()
 
 
-def test_worlds_are_measured_once_and_summed_up(tmp_path):
+def test_worlds_are_measured_once_and_summarized(tmp_path):
     flags = (
         "benchmarks/worlds.py", "--worlds=shop", "--n_samples=2000", "--num_ads=600",
         "--stage1_epochs=1", "--stage2_epochs=1", f"--workdir={tmp_path}",

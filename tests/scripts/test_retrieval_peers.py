@@ -72,8 +72,8 @@ def test_a_retrieval_peer_is_tuned_on_validation_clicks_alone(script, tmp_path, 
 
 @pytest.mark.trains
 @pytest.mark.parametrize("name", ["matrix_factorization", "tfrs_tutorial"])
-def test_a_retrieval_peer_finds_what_users_of_a_kind_click(script, tmp_path, name):
-    """Even users click ads below 30, odd ones the others; nothing else is to be learned."""
+def test_a_retrieval_peer_finds_what_similar_users_click(script, tmp_path, name):
+    """Even users click ads below 30 and odd ones the others; there is nothing else to learn."""
     rng = np.random.default_rng(0)
     lines = ["user,ad,split"]
     for user in range(40):

@@ -1,5 +1,6 @@
-"""The benchmark of the user store, at a size that says nothing of it."""
+"""The benchmark of the user store, at a size too small to measure it."""
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -7,29 +8,26 @@ import sqlite3
 
 import pytest
 import scripts_in_forks
+from absl import flags
 
 pytestmark = pytest.mark.benchmark
 
 
 def clicks_of_users(path):
-    """Returns numbers of clicks, with the number of users that have so many."""
+    """Returns the number of users by their number of clicks."""
     counts = "SELECT count(*) AS clicks FROM events WHERE kind = 'click' GROUP BY user_id"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return dict(connection.execute(f"SELECT clicks, count(*) FROM ({counts}) GROUP BY clicks"))
 
 
-def test_what_a_store_costs_a_request_is_measured(tiny_base, tmp_path):
+def test_the_latency_that_a_store_adds_is_measured(tiny_base, tmp_path):
     base = shutil.copytree(tiny_base, tmp_path / "bundle")
-    flags = [f"--bundle={base}", f"--stores=sqlite:{tmp_path}/users.db"]
-    flags += ["--num_users=12", "--num_requests=10"]
-
-    def measured(num_actions):
-        done = scripts_in_forks.run("benchmarks/users.py", *flags, f"--num_actions={num_actions}")
-        assert done.returncode == 0, done.stdout + done.stderr
-        (row,) = json.loads(done.stdout.splitlines()[-1])["stores"]
-        return row
-
-    row = measured(2)
+    done = scripts_in_forks.run(
+        "benchmarks/users.py", f"--bundle={base}", f"--stores=sqlite:{tmp_path}/users.db",
+        "--num_users=12", "--num_requests=10", "--num_actions=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(done.stdout.splitlines()[-1])["stores"]
     assert [kind["kind"] for kind in row["kinds"]] == [
         "carries everything",
         "id alone",
@@ -45,6 +43,12 @@ def test_what_a_store_costs_a_request_is_measured(tiny_base, tmp_path):
     assert row["kinds"][0]["store_p50_ms"] is None
     assert row["kinds"][1]["store_p50_ms"] > 0
     assert clicks_of_users(tmp_path / "users.db") == {2: 12}
-    # Users with other numbers of clicks are not those of the first run.
-    measured(3)
-    assert clicks_of_users(tmp_path / "users.db") == {2: 12, 3: 12}
+
+
+def test_a_store_is_filled_once_for_each_number_of_clicks(script, tmp_path):
+    benchmark = script("users")
+    for num_actions, expected in ((2, {2: 12}), (2, {2: 12}), (3, {2: 12, 3: 12})):
+        flags.FLAGS(["users", "--num_users=12", f"--num_actions={num_actions}"])
+        asyncio.run(benchmark._fill(f"sqlite:{tmp_path}/users.db", [{"age": "30"}], ["ad1", "ad2"]))
+        assert clicks_of_users(tmp_path / "users.db") == expected
+    flags.FLAGS.unparse_flags()

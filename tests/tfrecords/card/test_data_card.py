@@ -76,7 +76,7 @@ def texts(built):
     return " ".join(own.text for own in built.warnings)
 
 
-def test_keys_that_are_written_differently_in_a_table_are_shown(tmp_path):
+def test_keys_missing_in_a_table_are_shown_with_keys_of_the_table(tmp_path):
     # Ads 001 to 020 in the log, 1 to 20 in the table; users u0 to u7 in the log, U0 to u9 in it.
     rows = [f"u{n % 8},{1 + n % 20:03d},{n % 2}" for n in range(80)]
     (tmp_path / "log.csv").write_text("\n".join(["user,sku,click", *rows, ",001,0"]) + "\n")
@@ -174,10 +174,10 @@ def test_popularity_and_new_ads(built):
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_told"),
+    ("changes", "is_reported"),
     [({}, True), ({"time": None, "user_key": None}, False), ({"fields": "with a rate"}, False)],
 )
-def test_if_ads_are_new_their_recent_click_rate_is_proposed(tmp_path, changes, is_told):
+def test_if_ads_are_new_their_recent_click_rate_is_proposed(tmp_path, changes, is_reported):
     fields = (
         schema_lib.Field("city", "categorical", "query", min_count=1),
         schema_lib.Field("ad", "categorical", "ad", min_count=1),
@@ -192,7 +192,7 @@ def test_if_ads_are_new_their_recent_click_rate_is_proposed(tmp_path, changes, i
     text = "\n".join(["u,city,ad,clicked,t", *rows, ""])
     built = card.build_card(converted(tmp_path, text, schema))
     (found,) = (own for own in built.warnings if "never shown in training" in own.text)
-    assert ("recent click rate" in found.action) == is_told
+    assert ("recent click rate" in found.action) == is_reported
 
 
 def test_rejected_rows_are_grouped_by_reason(built):
@@ -217,7 +217,7 @@ def test_rejected_rows_are_grouped_by_reason(built):
         ("forgotten is empty", "forgotten is empty"),
     ],
 )  # fmt: skip
-def test_reasons_are_blanked_of_values(reason, blanked):
+def test_rejected_values_are_removed_from_reasons(reason, blanked):
     assert rejects.blanked(reason) == blanked
 
 
@@ -237,7 +237,7 @@ def test_psi_of_a_known_drift():
     assert drift.by_chance == pytest.approx(2 / 10_000)
 
 
-def test_psi_of_few_rows_says_nothing():
+def test_drift_of_few_rows_is_unknown():
     grouped = np.array([0, 1, 2])
     few = {"train": np.array([0, 5, 5]), "test": np.array([0, 4, 1])}
     assert statistics.drift(grouped, few).level == "unknown"
@@ -269,7 +269,7 @@ def test_rare_values_are_grouped_so_that_they_do_not_drift(tmp_path):
     assert set(groups[401:]) == {1}
 
 
-def test_counting_in_place_is_counting():
+def test_both_ways_of_counting_ids_agree():
     ids = np.array([3, 1, 3, 999], np.int32)
     for size in (1_000, 16):
         totals = np.zeros(size, np.int64)
@@ -278,7 +278,7 @@ def test_counting_in_place_is_counting():
         assert totals.sum() == 4
 
 
-def test_times_are_written_as_precisely_as_their_span_asks():
+def test_the_precision_of_times_fits_their_span():
     # 1700000000 is 2023-11-14 22:13:20 UTC.
     assert time.formatted([1.7e9, 1.7e9 + 86_400 * 30], "seconds")[0] == "2023-11-14"
     assert time.formatted([1.7e12, 1.7e12 + 36e5], "milliseconds")[0] == "2023-11-14 22:13"
@@ -299,12 +299,12 @@ def test_a_mean_that_rounds_to_zero_has_no_sign():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("labels", "is_told"), [("01", True), ("11", False), ("00", False)])
-def test_that_the_ranker_alone_decides_is_said_only_if_there_is_one(tmp_path, labels, is_told):
+@pytest.mark.parametrize(("labels", "is_reported"), [("01", True), ("11", False), ("00", False)])
+def test_the_note_that_the_ranker_alone_decides_needs_a_ranker(tmp_path, labels, is_reported):
     rows = [f"q,a{n % 3},{labels[n % 2]}" for n in range(30)]
     schema = schema_lib.Schema("clicks", QUERY_AND_AD, ("ad",), "click")
     built = card.build_card(converted(tmp_path, "q,ad,click\n" + "\n".join(rows), schema))
-    assert ("The number of ads, 3, is at most the 500 candidates" in texts(built)) is is_told
+    assert ("The number of ads, 3, is at most the 500 candidates" in texts(built)) is is_reported
 
 
 def bad_log(tmp_path, **changes):
@@ -328,7 +328,7 @@ def bad_log(tmp_path, **changes):
     return converted(tmp_path, "time,visit,fixed,sparse,moving,ad\n" + "\n".join(rows), schema)
 
 
-def test_a_log_that_is_sorted_by_user_is_to_be_split_at_random(tmp_path):
+def test_a_random_split_is_proposed_for_a_log_sorted_by_user(tmp_path):
     rows = [f"u{n // 10},ad{n % 7},{n % 2}" for n in range(1_000)]
     fields = tuple(
         schema_lib.Field(name, "categorical", side)
@@ -336,11 +336,11 @@ def test_a_log_that_is_sorted_by_user_is_to_be_split_at_random(tmp_path):
     )
     schema = schema_lib.Schema("sorted", fields, ("ad",), "click", user_key="user")
     text = "\n".join(["user,ad,click", *rows]) + "\n"
-    for split, is_told in (("order", True), ("fraction", False)):
+    for split, is_reported in (("order", True), ("fraction", False)):
         (tmp_path / split).mkdir()
         built = card.build_card(converted(tmp_path / split, text, schema, split=split))
         told = " ".join(own.action for own in built.warnings)
-        assert ("convert it with --split=fraction" in told) == is_told
+        assert ("convert it with --split=fraction" in told) == is_reported
 
 
 def test_faults_are_warned_of_with_what_to_do(tmp_path):
@@ -526,7 +526,7 @@ def test_times_that_are_not_dates_are_reported_if_spans_of_time_matter(
     assert (found.level, found.text.endswith(text)) == (level, True)
 
 
-def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
+def test_repeated_and_missing_keys_of_tables_are_warned_of(tmp_path):
     fields = (
         schema_lib.Field("age", "numeric", "query"),
         schema_lib.Field("brand", "categorical", "ad", min_count=1),
@@ -559,7 +559,7 @@ def test_keys_of_tables_that_repeat_or_lack_are_warned_of(tmp_path):
 
 @pytest.mark.parametrize(("placeholder", "num_users"), [("unknown", 121), ("", 150)])
 def test_a_user_with_much_of_the_log_is_warned_of(tmp_path, placeholder, num_users):
-    # 120 users have a request each, and 30 requests are of nobody known.
+    # 120 users have a request each, and 30 requests have no known user.
     users = [placeholder if n % 5 == 0 else f"u{n}" for n in range(150)]
     fields = (
         schema_lib.Field("user", "categorical", "query", min_count=1),
@@ -640,7 +640,7 @@ def test_ids_in_two_forms_are_warned_of_once(tmp_path):
     assert re.fullmatch(r"Whole numbers .* ways: sku \(5, such as (\d) and \1\.0\)\.", found)
 
 
-def test_fields_that_alone_tell_the_click_are_warned_of(tmp_path):
+def test_fields_that_predict_the_click_alone_are_warned_of(tmp_path):
     rng = np.random.default_rng(0)
     click = rng.random(1_000) < 0.2
     columns = {
@@ -650,7 +650,7 @@ def test_fields_that_alone_tell_the_click_are_warned_of(tmp_path):
         "tags": np.where(click, "a|b", ""),
         "user": [f"u{n % 300}" for n in range(1_000)],
         "age": rng.normal(size=1_000).round(3),
-        # Says something, as a good field does.
+        # Informative, as a good field is.
         "good": np.where(rng.random(1_000) < 0.1, ~click, click),
         "ad": rng.integers(0, 50, 1_000),
         "click": click.astype(int),
@@ -671,11 +671,11 @@ def test_fields_that_alone_tell_the_click_are_warned_of(tmp_path):
     built = card.build_card(converted(tmp_path, f"{','.join(columns)}\n{rows}\n", schema))
     (found,) = (own for own in built.warnings if "like a copy of the label" in own.text)
     assert re.findall(r"(\w+) \(AUC", found.text) == ["copy", "noisy", "after", "tags"]
-    # A right and a wrong tenth: 0.9.
+    # It is wrong in a tenth of the rows: 0.9.
     assert field(built, "good").click_auc == pytest.approx(0.9, abs=0.05)
 
 
-def test_an_ad_that_is_new_or_seldom_sampled_is_no_leak():
+def test_values_that_are_not_in_training_do_not_predict_the_click():
     # Training never shows values 2 and 3, and its click rate is 0.5.
     train = np.array([[0, 9, 0, 0], [9, 0, 0, 0]])
     held_out = np.array([[5, 5, 0, 10], [5, 5, 10, 0]])
@@ -712,8 +712,8 @@ def test_labels_without_a_click_are_warned_of(tmp_path):
     assert "have engagement without a click" not in found
 
 
-@pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
-def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is_told):
+@pytest.mark.parametrize(("unclicked", "is_reported"), [("", True), ("0", False)])
+def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is_reported):
     # A third of the clicked rows are engaged, and some lack the label in both logs.
     rows = "".join(
         f"q{n % 5},a{n % 7},{n % 2},{('1', '0', '')[n % 3] if n % 2 else unclicked}\n"
@@ -722,7 +722,7 @@ def test_engagements_of_clicked_rows_alone_are_warned_of(tmp_path, unclicked, is
     schema = schema_lib.Schema("labels", QUERY_AND_AD, ("ad",), "clicked", engagement="engaged")
     built = card.build_card(converted(tmp_path, f"q,ad,clicked,engaged\n{rows}", schema))
     told = "Only clicked train rows have engagement labels; unclicked rows lack them."
-    assert (told in texts(built)) == is_told
+    assert (told in texts(built)) == is_reported
 
 
 @pytest.mark.parametrize("needs_click", [True, False])
@@ -749,7 +749,7 @@ def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
     assert not Page(card.render_html(built)).open
 
 
-def test_sampled_negatives_are_counted_apart(tmp_path):
+def test_sampled_negatives_are_counted_separately(tmp_path):
     rows = [f"u{i % 20},{'xyz'[i % 3]},ad{i % 40}" for i in range(400)]
     schema = schema_lib.Schema("likes", QUERY_AND_AD, ("ad",), None, user_key="user")
     text = "user,q,ad\n" + "\n".join(rows)
@@ -765,7 +765,7 @@ def test_sampled_negatives_are_counted_apart(tmp_path):
     assert "a negative may be an ad that its user clicked" in actions[0]
 
 
-def test_a_synthetic_log_is_sane_but_for_what_is_known(data_set):
+def test_the_card_of_a_synthetic_log_agrees_with_its_data_set(data_set):
     built = card.build_card(data_set)
     for split, own in built.splits.items():
         assert own.labels["click"].positive == data_set.label_sum(split, "click")

@@ -1,4 +1,4 @@
-"""Proposed schemas: what names and values of columns make of them, table by small table."""
+"""Proposed schemas: how they follow from names and values of columns, on small tables."""
 
 import datetime
 import json
@@ -74,7 +74,9 @@ def test_names_are_what_a_saved_model_takes_as_inputs(tmp_path: pathlib.Path) ->
     }
 
 
-def test_what_differs_within_a_request_is_not_on_the_query_side(tmp_path: pathlib.Path) -> None:
+def test_columns_that_vary_within_a_request_are_not_on_the_query_side(
+    tmp_path: pathlib.Path,
+) -> None:
     proposal, notes = propose(
         tmp_path,
         click=THIRD,
@@ -104,7 +106,7 @@ def test_what_differs_within_a_request_is_not_on_the_query_side(tmp_path: pathli
     )
 
 
-def test_a_slip_in_one_request_of_many_is_forgiven(tmp_path: pathlib.Path) -> None:
+def test_an_error_in_one_request_of_many_is_tolerated(tmp_path: pathlib.Path) -> None:
     columns: dict[str, list[Any]] = {
         "item": [f"i{n % 7}" for n in range(800)],
         "request_id": [n // 4 for n in range(800)],
@@ -158,7 +160,7 @@ def test_names_of_keys(tmp_path: pathlib.Path, ad: str, user: str, other: str) -
 @pytest.mark.parametrize(
     ("name", "ids"), [("account_id", [n % 7 // 2 for n in range(ROWS)]), ("uuid", range(ROWS))]
 )
-def test_ids_of_advertisers_and_of_rows_are_no_users(
+def test_ids_of_advertisers_and_rows_are_not_users(
     tmp_path: pathlib.Path, name: str, ids: Iterable[int]
 ) -> None:
     columns = {
@@ -172,7 +174,7 @@ def test_ids_of_advertisers_and_of_rows_are_no_users(
     assert sides(proposal).get(name, "ad") == "ad"
 
 
-def test_ids_of_short_names_are_no_quantity(tmp_path: pathlib.Path) -> None:
+def test_ids_with_short_names_are_not_quantities(tmp_path: pathlib.Path) -> None:
     names = ("user_id", "item_id", "cookie", "pid", "campaignid", "店铺ID")
     columns = {name: [n * 7 % (60 - i) for n in range(ROWS)] for i, name in enumerate(names)}
     proposal, _ = infer.propose([write(tmp_path / "log.tsv", {**columns, "click": THIRD})])
@@ -215,7 +217,7 @@ def test_names_of_revenues(tmp_path: pathlib.Path, name: str) -> None:
         ("target", [n % 2 for n in range(ROWS)]),
     ],
 )
-def test_an_outcome_in_no_role_is_left_out(
+def test_an_outcome_without_a_role_is_left_out(
     tmp_path: pathlib.Path, name: str, values: list[int]
 ) -> None:
     labels = {"click": THIRD, "conversion": SIXTH, "revenue": SIXTH}
@@ -225,7 +227,9 @@ def test_an_outcome_in_no_role_is_left_out(
 
 
 @pytest.mark.parametrize("nothing", ["0", "0,00", "false", ""])
-def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, nothing: str) -> None:
+def test_a_column_present_only_with_a_click_is_left_out(
+    tmp_path: pathlib.Path, nothing: str
+) -> None:
     # In half of the clicked rows, and in no other; the name says nothing.
     ertrag = [f"{1 + n % 8},50" if n % 6 == 0 else nothing for n in range(ROWS)]
     proposal, notes = propose(tmp_path, click=THIRD, ertrag=ertrag)
@@ -307,7 +311,7 @@ def test_what_only_sounds_like_an_outcome_is_proposed(tmp_path: pathlib.Path, na
     assert sides(proposal)[name] == "query"
 
 
-def test_what_is_always_so_for_an_ad_is_no_engagement(tmp_path: pathlib.Path) -> None:
+def test_a_flag_that_is_constant_per_ad_is_not_an_engagement(tmp_path: pathlib.Path) -> None:
     proposal, _ = propose(tmp_path, click=THIRD, is_sale=[n % 7 // 4 for n in range(ROWS)])
     assert "engagement" not in proposal
     assert sides(proposal)["is_sale"] == "ad"
@@ -347,7 +351,7 @@ def test_names_of_ratings(tmp_path: pathlib.Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["orders", "num_purchases", "convCnt"])
-def test_counts_of_engagements_are_to_be_0_or_1(tmp_path: pathlib.Path, name: str) -> None:
+def test_counts_of_engagements_should_be_0_or_1(tmp_path: pathlib.Path, name: str) -> None:
     counts = [2 * label for label in SIXTH]
     proposal, notes = propose(tmp_path, click=THIRD, **{name: counts})
     assert name not in {*sides(proposal), proposal.get("engagement")}
@@ -356,7 +360,7 @@ def test_counts_of_engagements_are_to_be_0_or_1(tmp_path: pathlib.Path, name: st
     assert f"log[{name!r}] = (log[{name!r}] > 0).astype(int)" in said
 
 
-def test_outcomes_are_no_fields_if_the_click_is_in_another_language(
+def test_outcomes_are_not_fields_if_the_click_is_in_another_language(
     tmp_path: pathlib.Path,
 ) -> None:
     bought = [label * 7 for label in SIXTH * 5]
@@ -384,7 +388,7 @@ def test_a_flag_is_preferred_to_a_count(tmp_path: pathlib.Path) -> None:
         (["1", "", ""], "66.7% of the rows lack it and will be rejected; write 0"),
     ],
 )
-def test_a_click_that_cannot_be_read_is_said_and_proposed(
+def test_a_click_that_cannot_be_read_is_reported_and_proposed(
     tmp_path: pathlib.Path, values: list[str], why: str
 ) -> None:
     proposal, notes = propose(tmp_path, click=values * 40)
@@ -417,7 +421,7 @@ def test_how_databases_write_a_click(tmp_path: pathlib.Path, values: list[str]) 
         ("comment", ["good stuff", "", "bad stuff", "", ""]),
     ],
 )
-def test_an_outcome_written_as_text_is_no_field(
+def test_an_outcome_written_as_text_is_not_a_field(
     tmp_path: pathlib.Path, name: str, values: list[str]
 ) -> None:
     proposal, notes = propose(tmp_path, click=THIRD, **{name: values * 24})
@@ -452,9 +456,7 @@ def test_a_user_key_may_be_missing_in_most_rows(
         (["0,512", "1,250", "12,125", "8"], None),
     ],
 )
-def test_numbers_as_people_write_them(
-    tmp_path: pathlib.Path, values: list[str], decimal: str | None
-) -> None:
+def test_formatted_numbers(tmp_path: pathlib.Path, values: list[str], decimal: str | None) -> None:
     proposal, notes = propose(tmp_path, click=THIRD, bid=values * 30)
     kind = "categorical" if decimal is None else "numeric"
     assert {f["name"]: f["kind"] for f in proposal["fields"]}["bid"] == kind
@@ -473,16 +475,14 @@ def test_thousands(tmp_path: pathlib.Path, separator: str, decimal: str) -> None
 
 
 @pytest.mark.parametrize("other", ["1,5", "0001-01-01", "€2,50"])
-def test_one_value_that_is_written_in_another_way_is_named(
-    tmp_path: pathlib.Path, other: str
-) -> None:
+def test_a_value_written_differently_is_reported(tmp_path: pathlib.Path, other: str) -> None:
     bids = [f"{n // 4}.25" for n in range(ROWS - 4)]
     proposal, notes = propose(tmp_path, click=THIRD, bid=[*bids, *[other] * 4])
     assert "decimal" not in proposal
     assert any(n.startswith("'bid'") and repr(other) in n for n in notes)
 
 
-def test_both_decimal_signs_in_a_file_are_said(tmp_path: pathlib.Path) -> None:
+def test_both_decimal_signs_in_a_file_are_reported(tmp_path: pathlib.Path) -> None:
     more = {
         "bid": [f"{n % 9},5" for n in range(ROWS)],
         "ctr_score": [n % 9 / 4 for n in range(ROWS)],
@@ -493,7 +493,7 @@ def test_both_decimal_signs_in_a_file_are_said(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("unit", [1, 1000])
-def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
+def test_a_session_is_not_a_request(tmp_path: pathlib.Path, unit: int) -> None:
     # Rows of one key are a quarter of an hour apart, or a second.
     more = {"click": THIRD, "page_number": [n % 4 + 1 for n in range(ROWS)]}
     times = [1_600_000_000 * unit + n * 900 * unit for n in range(ROWS)]
@@ -543,7 +543,7 @@ def test_a_session_without_more_words_is_an_id_by_its_values(
 
 
 @pytest.mark.parametrize(("period", "side"), [(3, None), (ROWS, None), (30, "query")])
-def test_values_that_never_return_are_no_field(
+def test_values_that_never_return_are_not_a_field(
     tmp_path: pathlib.Path, period: int, side: str | None
 ) -> None:
     # A new value every three or two rows, or one of 30 that come back.
@@ -554,7 +554,7 @@ def test_values_that_never_return_are_no_field(
     assert any("as with ids of sessions): 'visited_in'" in n for n in notes) == (side is None)
 
 
-def test_numbers_of_orders_are_no_field(tmp_path: pathlib.Path) -> None:
+def test_order_numbers_are_not_a_field(tmp_path: pathlib.Path) -> None:
     rows = range(10 * ROWS)
     columns = {
         "OrderNo": [5000 + n // 5 for n in rows],
@@ -570,7 +570,7 @@ def test_numbers_of_orders_are_no_field(tmp_path: pathlib.Path) -> None:
     assert any("later rows do not repeat" in n and "'OrderNo'" in n for n in notes)
 
 
-def test_a_session_takes_the_place_of_an_absent_user(tmp_path: pathlib.Path) -> None:
+def test_a_session_replaces_a_missing_user(tmp_path: pathlib.Path) -> None:
     columns = {
         "session": [f"s{n // 4}" for n in range(ROWS)],
         "aid": [f"i{n % 7}" for n in range(ROWS)],
@@ -595,7 +595,7 @@ def test_a_session_takes_the_place_of_an_absent_user(tmp_path: pathlib.Path) -> 
         ([1 + n * 37 % 101 for n in range(ROWS)], "query"),
     ],
 )
-def test_a_price_with_discounts_is_of_the_ad(
+def test_a_price_with_discounts_is_on_the_ad_side(
     tmp_path: pathlib.Path, values: list[float], side: str | None
 ) -> None:
     times = [1_600_000_000 + 900 * n for n in range(ROWS)]
@@ -604,7 +604,7 @@ def test_a_price_with_discounts_is_of_the_ad(
     assert any("(about the ad by name, but changes often" in note for note in notes) == (not side)
 
 
-def test_what_users_wrote_about_an_ad_is_no_field(tmp_path: pathlib.Path) -> None:
+def test_reviews_by_users_are_not_fields(tmp_path: pathlib.Path) -> None:
     columns = {
         "reviewerID": [f"A{n % 17:05}" for n in range(ROWS)],
         "asin": [f"B{n % 7:05}" for n in range(ROWS)],
@@ -618,7 +618,7 @@ def test_what_users_wrote_about_an_ad_is_no_field(tmp_path: pathlib.Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["play_duration", "play_count", "interaction_type"])
-def test_outcomes_are_no_fields(tmp_path: pathlib.Path, name: str) -> None:
+def test_outcomes_are_not_fields(tmp_path: pathlib.Path, name: str) -> None:
     values = [n * 5 % 23 for n in range(ROWS)]
     proposal, _ = propose(tmp_path, **{name: values})
     assert proposal["click"] is None
@@ -628,7 +628,7 @@ def test_outcomes_are_no_fields(tmp_path: pathlib.Path, name: str) -> None:
     assert sides(proposal)[name] == "ad"
 
 
-def test_numbers_of_cities_are_no_quantity(tmp_path: pathlib.Path) -> None:
+def test_city_codes_are_not_quantities(tmp_path: pathlib.Path) -> None:
     proposal, _ = propose(
         tmp_path,
         click=THIRD,
@@ -648,7 +648,7 @@ def test_an_engagement_without_a_click_is_the_click(tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize("name", ["click_time", "clicked_at", "clickTimestamp"])
-def test_a_time_of_clicks_is_told_where_no_column_is_the_click(
+def test_a_time_of_clicks_is_reported_if_no_column_is_the_click(
     tmp_path: pathlib.Path, name: str
 ) -> None:
     times = [f"2024-05-01T00:{n % 60:02}:00" if THIRD[n] else "" for n in range(ROWS)]
@@ -661,7 +661,7 @@ def test_a_time_of_clicks_is_told_where_no_column_is_the_click(
     assert not any("may be the time of a click" in n for n in notes)
 
 
-def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Path) -> None:
+def test_labels_that_are_positive_without_a_click_are_reported(tmp_path: pathlib.Path) -> None:
     # 40 rows are clicks. Every sixth row is one of them; of every fourth, two thirds are not.
     fourth = [2.5 * (n % 4 == 0) for n in range(ROWS)]
     _, notes = propose(tmp_path, click=THIRD, conversion=SIXTH, revenue=fourth)
@@ -672,25 +672,25 @@ def test_labels_that_are_positive_without_a_click_are_told(tmp_path: pathlib.Pat
 
 
 @pytest.mark.parametrize(
-    ("currencies", "is_told"), [(["EUR", "USD", "JPY"], True), (["EUR"] * 3, False)]
+    ("currencies", "is_reported"), [(["EUR", "USD", "JPY"], True), (["EUR"] * 3, False)]
 )
-def test_amounts_in_several_currencies_are_told(
-    tmp_path: pathlib.Path, currencies: list[str], is_told: bool
+def test_amounts_in_several_currencies_are_reported(
+    tmp_path: pathlib.Path, currencies: list[str], is_reported: bool
 ) -> None:
     paid = [2.5 * third for third in THIRD]
     _, notes = propose(tmp_path, click=THIRD, revenue=paid, currency=currencies * (ROWS // 3))
     told = "! 'currency' has 3 currencies such as 'EUR', 'USD', and 'revenue' would be added up"
-    assert any(note.startswith(told) for note in notes) == is_told
+    assert any(note.startswith(told) for note in notes) == is_reported
 
 
-@pytest.mark.parametrize(("unclicked", "is_told"), [("", True), ("0", False)])
-def test_an_engagement_of_clicked_rows_alone_is_told(
-    tmp_path: pathlib.Path, unclicked: str, is_told: bool
+@pytest.mark.parametrize(("unclicked", "is_reported"), [("", True), ("0", False)])
+def test_an_engagement_only_in_clicked_rows_is_reported(
+    tmp_path: pathlib.Path, unclicked: str, is_reported: bool
 ) -> None:
     ordered = [SIXTH[n] if THIRD[n] else unclicked for n in range(ROWS)]
     proposal, notes = propose(tmp_path, click=THIRD, ordered=ordered)
     assert proposal["engagement"] == "ordered"
-    assert any(n.startswith("! Only clicked rows have 'ordered'.") for n in notes) == is_told
+    assert any(n.startswith("! Only clicked rows have 'ordered'.") for n in notes) == is_reported
 
 
 def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:
@@ -705,7 +705,7 @@ def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path)
     assert any(n.startswith("'views' looks like a count of outcomes") for n in notes)
 
 
-def test_a_history_is_a_list_though_each_row_has_another(tmp_path: pathlib.Path) -> None:
+def test_a_history_is_a_list_even_if_every_row_differs(tmp_path: pathlib.Path) -> None:
     lists = [" ".join(f"N{(n // 4 * k + k) % 31}" for k in (1, 3, 5)) for n in range(ROWS)]
     proposal, _ = propose(tmp_path, click=THIRD, clicked_articles=lists)
     (field,) = [f for f in proposal["fields"] if f["name"] == "clicked_articles"]
@@ -722,7 +722,7 @@ def test_a_list_that_holds_the_ad_if_it_was_clicked_is_left_out(tmp_path: pathli
     assert any("its lists contain the ad of the row if it was clicked" in note for note in notes)
 
 
-def test_keys_are_names_and_numbered_categories_too(tmp_path: pathlib.Path) -> None:
+def test_keys_and_numbered_categories_are_categorical(tmp_path: pathlib.Path) -> None:
     columns = {
         "uid": [n % 40 for n in range(ROWS)],
         "campaign": [n % 23 for n in range(ROWS)],
@@ -735,7 +735,7 @@ def test_keys_are_names_and_numbered_categories_too(tmp_path: pathlib.Path) -> N
     }  # fmt: skip
 
 
-def test_numbers_too_large_for_the_converter_are_names(tmp_path: pathlib.Path) -> None:
+def test_numbers_too_large_for_the_converter_are_categorical(tmp_path: pathlib.Path) -> None:
     values = [f"{n // 4 % 9}e30{n // 4 % 2}" for n in range(ROWS)]
     proposal, _ = propose(tmp_path, click=THIRD, huge=values)
     assert {f["name"]: f["kind"] for f in proposal["fields"]}["huge"] == "categorical"
@@ -833,7 +833,7 @@ def without_requests(**more: list[Any]) -> dict[str, list[Any]]:
     }
 
 
-def test_a_slip_does_not_move_a_property_of_ads_to_the_query(tmp_path: pathlib.Path) -> None:
+def test_an_error_does_not_move_a_property_of_ads_to_the_query(tmp_path: pathlib.Path) -> None:
     genre = [f"g{n % 7 % 3}" for n in range(1200)]
     genre[3] = "g9"
     # As rare as a slip, but the item says nothing about it.
@@ -844,7 +844,7 @@ def test_a_slip_does_not_move_a_property_of_ads_to_the_query(tmp_path: pathlib.P
     assert sides(proposal) == {"user": "query", "item": "ad", "genre": "ad", "promoted_by": "query"}
 
 
-def test_what_changed_for_an_ad_stays_a_property_of_it(tmp_path: pathlib.Path) -> None:
+def test_a_property_of_ads_may_change(tmp_path: pathlib.Path) -> None:
     later = [n // 600 for n in range(1200)]
     columns = without_requests(
         price=[n % 7 + 0.5 + later[n] for n in range(1200)],
@@ -871,7 +871,9 @@ def test_the_time_orders_the_changes_of_an_ad(tmp_path: pathlib.Path) -> None:
     assert sides(proposal)["price"] == "query"
 
 
-def test_what_changes_with_each_impression_is_of_the_query(tmp_path: pathlib.Path) -> None:
+def test_columns_that_change_with_each_impression_are_on_the_query_side(
+    tmp_path: pathlib.Path,
+) -> None:
     # The rows of an item are 7 apart, which has no factor in common with 5 or 20.
     context = {
         "bid_floor": [n % 5 / 2 for n in range(1200)],
@@ -901,7 +903,7 @@ def test_dates_of_ads_and_users_are_fields(tmp_path: pathlib.Path, form: str) ->
     assert {**sides(proposal), **expected} == sides(proposal)
 
 
-def test_the_day_is_a_time_though_each_user_comes_on_one_day(tmp_path: pathlib.Path) -> None:
+def test_a_day_is_a_time_even_if_each_user_comes_on_one_day(tmp_path: pathlib.Path) -> None:
     # 24 days with 25 users each, who come twice.
     columns = without_requests(
         user=[f"u{n // 50}-{n % 25}" for n in range(1200)],
@@ -915,7 +917,7 @@ def test_the_day_is_a_time_though_each_user_comes_on_one_day(tmp_path: pathlib.P
     assert any("later requests have later times): 'shown_date'" in note for note in notes)
 
 
-def test_headers_within_a_log_are_left_out_and_said(tmp_path: pathlib.Path) -> None:
+def test_headers_within_a_log_are_left_out_and_reported(tmp_path: pathlib.Path) -> None:
     more: dict[str, Any] = {
         "click": list(THIRD),
         "revenue": [n % 5 + 0.5 for n in range(ROWS)],
@@ -956,7 +958,9 @@ def test_a_note_quotes_a_value_that_is_wrong(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("odd", ["unknown", ""])
 @pytest.mark.parametrize("form", ["{}", "2024-01-05 10:00:{:02d}", "14.01.2024 10:00:{:02d}"])
-def test_a_few_rows_without_a_time_are_said(tmp_path: pathlib.Path, form: str, odd: str) -> None:
+def test_a_few_rows_without_a_time_are_reported(
+    tmp_path: pathlib.Path, form: str, odd: str
+) -> None:
     times = [form.format(n // 4 + (1_700_000_000_000 if form == "{}" else 0)) for n in range(ROWS)]
     proposal, notes = propose(tmp_path, click=THIRD, ts=[odd, *times[1:]])
     assert proposal["time"] == "ts"
@@ -1044,7 +1048,7 @@ def test_lines_of_bad_objects_in_a_list_are_named(tmp_path: pathlib.Path) -> Non
     )
 
 
-def test_a_few_rows_without_an_ad_are_said(tmp_path: pathlib.Path) -> None:
+def test_a_few_rows_without_an_ad_are_reported(tmp_path: pathlib.Path) -> None:
     # One of 2,000 is 0.05%.
     columns = {
         "user": [f"u{n % 17}" for n in range(2_000)],
@@ -1055,7 +1059,7 @@ def test_a_few_rows_without_an_ad_are_said(tmp_path: pathlib.Path) -> None:
     assert "less than 0.1% of the rows have no 'item'; they will be rejected." in notes
 
 
-def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
+def test_a_time_that_many_rows_lack_is_reported(tmp_path: pathlib.Path) -> None:
     times = [1_700_000_000 + n // 4 for n in range(ROWS)]
     lacking = [*[""] * 3, *times[3:]]
     proposal, notes = propose(tmp_path, click=THIRD, ts=lacking)
@@ -1068,7 +1072,7 @@ def test_a_time_that_many_rows_lack_is_said(tmp_path: pathlib.Path) -> None:
     assert "is not the time" not in " ".join(notes)
 
 
-def test_a_column_in_the_name_of_a_folder_is_said_to_be_left_out(tmp_path: pathlib.Path) -> None:
+def test_a_column_in_the_name_of_a_folder_is_reported_as_left_out(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "dt=2024-05-01"
     folder.mkdir()
     _, notes = propose(folder, click=THIRD)
@@ -1077,7 +1081,7 @@ def test_a_column_in_the_name_of_a_folder_is_said_to_be_left_out(tmp_path: pathl
     assert "of the folder" not in " ".join(notes)
 
 
-def test_columns_of_later_files_are_said(tmp_path: pathlib.Path) -> None:
+def test_columns_of_later_files_are_reported(tmp_path: pathlib.Path) -> None:
     log = without_requests()
     first = write(tmp_path / "1.tsv", log)
     last = write(tmp_path / "2.tsv", {**log, "channel": ["mail"] * 1200})
@@ -1161,7 +1165,7 @@ def test_placeholders_of_categories_are_values(tmp_path: pathlib.Path) -> None:
     ]
 
 
-def test_fields_are_what_impressions_say_if_clicks_lack_them_or_differ(
+def test_fields_are_read_from_impressions_if_clicks_lack_them_or_differ(
     tmp_path: pathlib.Path,
 ) -> None:
     what = [["impression", "click"][n // 2 % 3 // 2] for n in range(ROWS)]
@@ -1244,7 +1248,9 @@ def test_the_index_of_an_object_is_only_a_position(
     assert sides(proposal) == {"user_id": "query", "items_id": "ad"}
 
 
-def test_what_tells_or_follows_the_chosen_ad_is_not_a_field(tmp_path: pathlib.Path) -> None:
+def test_columns_that_identify_or_follow_the_chosen_ad_are_not_fields(
+    tmp_path: pathlib.Path,
+) -> None:
     # Plays of songs: only the artists are named like ads.
     songs = [n * n % 97 for n in range(1200)]
     columns = {

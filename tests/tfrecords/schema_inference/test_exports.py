@@ -113,7 +113,7 @@ def test_files_named_by_their_events_are_joined_by_a_recipe(tmp_path: pathlib.Pa
 
 
 @pytest.mark.parametrize("has_clicks", [True, False])
-def test_orders_of_users_are_to_become_events(has_clicks: bool, tmp_path: pathlib.Path) -> None:
+def test_orders_of_users_should_become_events(has_clicks: bool, tmp_path: pathlib.Path) -> None:
     log = pd.DataFrame(impressions())
     tables = {"impressions": log}
     if has_clicks:
@@ -308,7 +308,7 @@ def test_outcomes_with_a_few_texts_are_written_by_a_recipe(
     assert frame["click"].sum() == (frame[name] == values[values[0] is None]).sum() > 0
 
 
-def test_what_is_measured_after_an_ad_was_shown_is_left_out(tmp_path: pathlib.Path) -> None:
+def test_columns_measured_after_an_ad_was_shown_are_left_out(tmp_path: pathlib.Path) -> None:
     later = ("viewable", "time_in_view", "hover_ms", "scroll_depth", "watched_pct", "bounce")
     before = ("page_depth", "time_of_day", "last_session_duration")
     rng = np.random.default_rng(1)
@@ -433,7 +433,7 @@ def test_lists_of_objects_in_parquet_are_written_as_json_by_a_recipe(
     assert (proposal["ad_key"], proposal["time"]) == (["items.item_id"], "event_time")
 
 
-def test_an_ad_may_be_in_two_columns_and_an_app_is_no_ad(tmp_path: pathlib.Path) -> None:
+def test_an_ad_may_be_in_two_columns_and_an_app_is_not_an_ad(tmp_path: pathlib.Path) -> None:
     columns = impressions(app_id="shop")
     ads = columns.pop("creative_id")
     with pytest.raises(ValueError, match="No column looks like an ad id"):
@@ -448,7 +448,7 @@ def test_an_ad_may_be_in_two_columns_and_an_app_is_no_ad(tmp_path: pathlib.Path)
     assert log[proposal["ad_key"][0]].tolist() == ads.tolist()
 
 
-def test_the_price_that_an_auction_decides_is_no_field(tmp_path: pathlib.Path) -> None:
+def test_the_price_that_an_auction_decides_is_not_a_field(tmp_path: pathlib.Path) -> None:
     prices = np.random.default_rng(1).random(ROWS)
     columns = impressions(win_price=prices, floor_price=prices / 2, click=[0, 1] * (ROWS // 2))
     proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
@@ -456,7 +456,7 @@ def test_the_price_that_an_auction_decides_is_no_field(tmp_path: pathlib.Path) -
     assert sides(proposal)["floor_price"] == "query"
 
 
-def test_the_revenue_of_a_rewarded_video_is_a_label_and_its_reward_no_field(
+def test_the_revenue_of_a_rewarded_video_is_a_label_and_its_reward_is_not_a_field(
     tmp_path: pathlib.Path,
 ) -> None:
     micros = np.random.default_rng(1).integers(0, 30_000, ROWS)

@@ -78,7 +78,7 @@ def test_the_objects_of_lists_are_counted_as_rows(tmp_path: pathlib.Path) -> Non
     assert any(note.startswith("About 400 rows") for note in notes)
 
 
-def test_the_key_of_a_table_with_the_values_of_the_log_is_to_be_renamed(
+def test_the_key_of_a_table_with_the_values_of_the_log_should_be_renamed(
     tmp_path: pathlib.Path,
 ) -> None:
     log = write(tmp_path / "log.tsv", reviews())
@@ -222,7 +222,7 @@ def test_codes_of_event_types_are_asked_about(tmp_path: pathlib.Path) -> None:
     schema.schema_from_json(proposal | events)
 
 
-def test_properties_in_rows_are_to_be_columns(tmp_path: pathlib.Path) -> None:
+def test_properties_in_rows_should_be_columns(tmp_path: pathlib.Path) -> None:
     ads = pd.DataFrame(
         {
             "item_id": [f"i{n // 3}" for n in range(120)],
@@ -284,7 +284,7 @@ def test_amounts_after_an_ad_was_shown_may_be_the_click(tmp_path: pathlib.Path) 
     assert any(note.endswith("with a click_threshold: 'watch_ratio'.") for note in notes)
 
 
-def test_requests_without_a_user_are_to_be_joined_with_a_table_of_requests(
+def test_requests_without_a_user_should_be_joined_with_a_table_of_requests(
     tmp_path: pathlib.Path,
 ) -> None:
     orders = {

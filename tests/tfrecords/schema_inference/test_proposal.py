@@ -74,7 +74,7 @@ def test_the_roles_of_a_log_of_impressions(tmp_path: pathlib.Path) -> None:
     assert {f["min_count"] for f in proposal["fields"] if f["kind"] == "categorical"} == {1}
 
 
-def test_labels_with_foreign_names_are_known_by_the_rows_in_which_they_are_positive(
+def test_labels_with_foreign_names_are_found_by_their_positive_rows(
     tmp_path: pathlib.Path,
 ) -> None:
     columns = impressions()
@@ -96,7 +96,7 @@ def test_labels_with_foreign_names_are_known_by_the_rows_in_which_they_are_posit
     assert proposal["show"] == ["titel"]
 
 
-def test_truths_that_have_nothing_to_do_with_each_other_are_no_labels(
+def test_unrelated_truths_are_not_labels(
     tmp_path: pathlib.Path,
 ) -> None:
     columns = impressions()
@@ -244,7 +244,7 @@ def test_names_of_fields_are_readable_and_exact_ones_stay(tmp_path: pathlib.Path
     assert "'a b' is 'a_b_2', 'Größe, cm' is 'Grosse_cm', '日本' is 'field'." in " ".join(notes)
 
 
-def test_many_notes_of_a_kind_are_one(tmp_path: pathlib.Path) -> None:
+def test_many_notes_of_a_kind_are_shortened(tmp_path: pathlib.Path) -> None:
     sizes = (20, 22, 23, 25, 26, 29, 31, 32, 37, 38, 40, 41)
     codes = {f"f{at}": [n % size for n in range(120)] for at, size in enumerate(sizes)}
     _, notes = proposed(tmp_path, **codes)
@@ -260,7 +260,7 @@ def test_many_notes_of_a_kind_are_one(tmp_path: pathlib.Path) -> None:
     ("click", "said"),
     [(0, "No row is clicked, so nothing can be"), (1, "convert with --sampled_negatives=4")],
 )
-def test_a_click_without_two_outcomes_is_told(click, said, tmp_path: pathlib.Path) -> None:
+def test_a_click_without_two_outcomes_is_reported(click, said, tmp_path: pathlib.Path) -> None:
     _, notes = proposed(tmp_path, click=[click] * 120)
     assert said in " ".join(notes)
 
@@ -300,7 +300,9 @@ def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> Non
         ),
     ],
 )
-def test_what_is_left_out(tmp_path: pathlib.Path, name: str, values: list[Any], why: str) -> None:
+def test_columns_that_are_left_out(
+    tmp_path: pathlib.Path, name: str, values: list[Any], why: str
+) -> None:
     proposal, notes = proposed(tmp_path, **{name: values})
     assert name not in fields(proposal)
     assert any(note.startswith("Left out") and why in note and name in note for note in notes)
@@ -357,7 +359,7 @@ def test_the_split_column(tmp_path: pathlib.Path) -> None:
         ("hour", [14_102_100 + n // 10 for n in range(120)]),
     ],
 )
-def test_the_time_is_known_by_its_values(
+def test_a_time_is_found_by_its_values(
     tmp_path: pathlib.Path, name: str, values: list[Any]
 ) -> None:
     assert proposed(tmp_path, **{name: values})[0]["time"] == name
@@ -395,7 +397,7 @@ def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
     )
 
 
-def test_what_cannot_be_proposed_is_said(tmp_path: pathlib.Path) -> None:
+def test_a_log_for_which_nothing_can_be_proposed_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"No column looks like an ad id in \['a', 'b'\]"):
         infer.propose([write(tmp_path / "a.csv", {"a": [1, 2], "b": [3, 4]})])
     only = {"item": ["x", "y"] * 20, "click": [1, 0] * 20}

@@ -37,7 +37,7 @@ def propose(tmp_path: pathlib.Path, **more: Any) -> tuple[dict[str, Any], list[s
         ("%m/%d/%Y", "time", "%I:%M %p", ", format='%m/%d/%Y %I:%M %p'"),
     ],
 )
-def test_a_time_in_two_columns_is_to_be_joined(
+def test_a_time_in_two_columns_should_be_joined(
     tmp_path: pathlib.Path, date: str, name: str, clock: str, both: str
 ) -> None:
     split = {
@@ -93,9 +93,9 @@ def test_a_time_of_day_is_preferred_to_its_date(
     assert proposal["time"] == name
 
 
-@pytest.mark.parametrize(("hours", "is_told"), [(1, False), (25, True)])
+@pytest.mark.parametrize(("hours", "is_reported"), [(1, False), (25, True)])
 def test_ids_that_restart_each_day_are_not_requests(
-    tmp_path: pathlib.Path, hours: int, is_told: bool
+    tmp_path: pathlib.Path, hours: int, is_reported: bool
 ) -> None:
     # Ten requests of three rows, then the same ids again.
     minutes = [n // 3 + 60 * hours * (n // 30) for n in range(ROWS)]
@@ -110,9 +110,9 @@ def test_ids_that_restart_each_day_are_not_requests(
     path = tmp_path / "log.tsv"
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     proposal, notes = infer.propose([path])
-    assert (proposal.get("request_key") is None) == is_told
+    assert (proposal.get("request_key") is None) == is_reported
     told = "! 'request_id' is not a request, because its values reappear after more than a day"
-    assert any(note.startswith(told) for note in notes) == is_told
+    assert any(note.startswith(told) for note in notes) == is_reported
 
 
 def test_times_of_day_need_a_date(tmp_path: pathlib.Path) -> None:
@@ -145,7 +145,7 @@ def test_days_since_1900_are_not_seconds(
 @pytest.mark.parametrize(
     ("name", "days", "is_refused"), [("DAY", 1, True), ("week_no", 7, True), ("age", 1, False)]
 )
-def test_counted_days_are_to_be_dates(
+def test_counted_days_should_be_dates(
     tmp_path: pathlib.Path, name: str, days: int, is_refused: bool
 ) -> None:
     proposal, notes = propose(tmp_path, **{name: [1 + n // 4 for n in range(ROWS)]})

@@ -30,8 +30,8 @@ def correlations(world, queries, of_ad):
     return float(np.mean(values))
 
 
-def test_titles_and_vectors_tell_what_is_clicked(world, queries):
-    # Texts and vectors of both sides were made of topics alone; the click probability knows them.
+def test_titles_and_vectors_predict_clicks(world, queries):
+    # Texts and vectors of both sides depend on topics alone, as does the click probability.
     searched = [set(search.split()) for search in queries.search]
     words = np.array([[len(s & set(t.split())) for t in world.titles] for s in searched], float)
     assert correlations(world, queries, words) > 0.2

@@ -1,4 +1,4 @@
-"""The worlds besides the bilinear one: what all worlds promise, and what is theirs."""
+"""The worlds other than the bilinear one: what all have in common, and what is special in each."""
 
 import dataclasses
 
@@ -185,7 +185,7 @@ def test_price_decides_much_of_the_value(world):
     )
     ten = np.sort(utility, axis=1)[:, -10:].mean()
     assert ten > 8 * utility.mean()
-    # A user buys neither what is far too dear nor what is cheap: prices of the best ads differ.
+    # Users buy neither what is far too expensive nor what is cheap: prices of the best ads differ.
     best = world.ads["price"][utility.argmax(axis=1)]
     assert np.quantile(best, 0.9) > 4 * np.quantile(best, 0.1)
 
@@ -225,7 +225,7 @@ def test_titles_say_brand_and_thing(world):
 def sequence(tmp_path_factory):
     """A log with long histories, its rows, the ages of its truth, and its world."""
     config = dataclasses.replace(synthetic.WORLDS["sequence"], seed=3, num_users=30, num_ads=600)
-    # Three chunks of requests: what users did in one is known in the next.
+    # Three chunks of requests: clicks in one count in the next.
     log = synthetic.write_log(tmp_path_factory.mktemp("sequence"), 50_000, config)
     world = synthetic.load_world(log.directory)
     with pa.memory_map(str(log.truth)) as source:
@@ -270,12 +270,12 @@ def test_a_click_raises_the_categories_that_follow_it_a_day_later_and_lowers_its
     assert change[np.isin(category, list(followers))] == pytest.approx(3.0)
     assert change[~np.isin(category, [5, *followers])] == pytest.approx(0.0, abs=1e-9)
     following = np.isin(category, list(followers))
-    # Just after a click and weeks later there is nearly nothing.
+    # Just after a click and weeks later, there is hardly any effect.
     assert (logit[0.01] - logit[np.nan])[following].max() < 0.1
     assert (logit[20.0] - logit[np.nan])[following].max() < 0.1
 
 
-def test_clicks_before_tell_much_of_the_next_click(sequence):
+def test_earlier_clicks_predict_the_next_click(sequence):
     rows, ages, world = sequence
     query = {n: {**rows, "click_ages": ages}[n] for n in world.population.query_columns}
     index = {ad: number for number, ad in enumerate(world.ads["ad"])}
