@@ -29,7 +29,7 @@ def test_the_client_imports_no_tensorflow():
     assert output.stdout.decode().strip() == "[]"
 
 
-def test_recommend_gives_typed_answers(service):
+def test_recommend_returns_a_typed_answer(service):
     answer = service.recommend(
         user={"country": "CH", "age": 20},
         context={"device": "phone"},
@@ -48,7 +48,7 @@ def test_recommend_gives_typed_answers(service):
         assert set(ad.fields) == set(serving_fixtures.AD_FIELDS)
 
 
-def test_a_batch_answers_as_its_requests_alone(service):
+def test_a_batch_gives_the_same_answers_as_single_requests(service):
     requests = [Request(user={"age": age}, k=3) for age in range(5)]
     together = service.recommend_batch(requests)
     alone = [service.recommend(user=request.user, k=3) for request in requests]
@@ -57,7 +57,7 @@ def test_a_batch_answers_as_its_requests_alone(service):
     ]
 
 
-def test_filters_go_as_dataclasses_or_as_json(service):
+def test_filters_are_models_or_json_objects(service):
     condition = Condition(field="price", at_least=10, at_most=12)
     filters = Filters(conditions=[condition], excluded_ads=("ad-22",))
     as_classes = service.recommend(filters=filters)
@@ -73,7 +73,7 @@ def test_filters_go_as_dataclasses_or_as_json(service):
         assert {ad.ad_id for ad in answer.ads} == {"ad-20", "ad-23", "ad-24"}
 
 
-def test_an_empty_batch(service):
+def test_an_empty_batch_has_no_answers(service):
     assert service.recommend_batch([]) == []
 
 
@@ -90,7 +90,7 @@ def test_the_state_of_the_service(service):
     assert service.bundle()["version"] == 1
 
 
-def test_a_refused_request_carries_the_service_s_message(service):
+def test_a_refused_request_raises_the_message_of_the_service(service):
     with pytest.raises(errors.ClientRequestError, match="Did you mean 'country'") as caught:
         service.recommend(user={"contry": "CH"})
     assert (caught.value.status, caught.value.code) == (400, "invalid_request")
@@ -105,7 +105,7 @@ def test_a_refused_request_carries_the_service_s_message(service):
         service.recommend(usr={"country": "CH"})
 
 
-def test_values_that_json_lacks_are_not_sent(service):
+def test_values_without_a_json_form_are_not_sent(service):
     with pytest.raises(errors.TfrecClientError, match="cannot be sent as JSON"):
         service.recommend(user={"country": object()})
     with pytest.raises(errors.TfrecClientError, match=r"as JSON: .*or None for a missing value\."):
@@ -120,7 +120,7 @@ def test_an_invalid_url_is_refused(url):
         client.Client(url)
 
 
-def test_nothing_at_the_address():
+def test_a_service_that_does_not_run_is_a_connection_error():
     url = f"http://127.0.0.1:{serving_fixtures.free_port()}"
     with (
         client.Client(url) as service,
@@ -129,7 +129,7 @@ def test_nothing_at_the_address():
         service.health()
 
 
-def test_a_service_of_this_host_is_not_called_through_a_proxy(service_url, monkeypatch):
+def test_loopback_calls_bypass_the_proxy(service_url, monkeypatch):
     # Nothing listens at port 9, and httpx lacks what a SOCKS proxy needs.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
@@ -138,7 +138,7 @@ def test_a_service_of_this_host_is_not_called_through_a_proxy(service_url, monke
             assert service.health()
 
 
-def test_messages_do_not_have_the_password_of_a_url():
+def test_messages_hide_the_password_of_a_url():
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     for url, shown in (
         (f"http://bob:secret@{address}", f"GET http://{address}/healthz: "),
@@ -149,7 +149,7 @@ def test_messages_do_not_have_the_password_of_a_url():
         assert "secret" not in str(refused.value)
 
 
-def test_a_service_that_does_not_answer_in_time():
+def test_a_service_that_does_not_answer_in_time_is_a_timeout():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -161,7 +161,7 @@ def test_a_service_that_does_not_answer_in_time():
             service.recommend()
 
 
-def test_another_kind_of_server_is_recognized():
+def test_a_reply_of_another_server_is_refused():
     def serve_page(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with connection:
@@ -182,7 +182,7 @@ def test_another_kind_of_server_is_recognized():
         thread.join()
 
 
-def test_a_service_that_is_not_ready(tiny_bundle):
+def test_a_service_without_a_ranker_is_healthy_and_not_ready(tiny_bundle):
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     behind = serving_fixtures.make_orchestrator(tiny_bundle, address)
     with serving_fixtures.serve_app(behind) as url, client.Client(url) as service:
@@ -194,7 +194,7 @@ def test_a_service_that_is_not_ready(tiny_bundle):
     assert all(ad.utility is None for ad in answer.ads)
 
 
-def test_answers_survive_json_and_newer_keys_are_ignored():
+def test_an_answer_survives_json_and_unknown_keys_are_ignored():
     answer = Answer(
         request_id="r",
         bundle_version=1,

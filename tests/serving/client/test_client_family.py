@@ -89,7 +89,7 @@ def test_the_same_calls_give_the_same_answers(service_url, local):
         assert state == [True, True]
 
 
-def test_all_take_the_values_of_data_frames(service_url, local):
+def test_clients_accept_numpy_values(service_url, local):
     fields = {"country": np.int64(7), "age": np.int64(41), "history": np.array([3, 8])}
     parts = {"context": {"device": np.True_}, "user_id": np.int64(5), "deadline_ms": 60_000}
     plain = {"country": 7, "age": 41, "history": [3, 8], "device": True}
@@ -112,7 +112,7 @@ def test_all_take_the_values_of_data_frames(service_url, local):
         {"filters": {"conditions": 3}},
     ],
 )
-def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, changes):
+def test_clients_refuse_a_request_with_the_same_message(service_url, local, changes):
     said = []
     with client.Client(service_url) as remote:
         for connected in (remote, local):
@@ -125,7 +125,9 @@ def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, cha
     assert said[0] == said[1] == said[2]
 
 
-def test_the_clients_write_users_in_the_same_way(tiny_base, tiny_bundle, ranker_address, tmp_path):
+def test_clients_read_and_write_users_in_the_same_way(
+    tiny_base, tiny_bundle, ranker_address, tmp_path
+):
     clicked = {"event_id": "e1", "user_id": "a/b", "ad_id": "ad-3", "event": "click"}
     rules = {"frequency_caps": [{"max": 1, "event": "click"}]}
     store = f"sqlite:{tmp_path}/users.db"
@@ -201,7 +203,7 @@ def test_a_client_without_a_store_says_what_is_missing(service_url, local):
         remote.delete_user("u")
 
 
-def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):
+def test_a_local_client_of_a_missing_bundle_is_refused(tmp_path):
     with pytest.raises(errors.BundleNotFoundError, match="has no published bundle"):
         local_client.LocalClient(tmp_path)
 
@@ -303,7 +305,7 @@ def assert_tried_again(seen, pauses):
 
 
 @pytest.mark.parametrize("ids", [["b", "a"], ["a", "x"]])
-def test_an_answer_to_another_request_is_not_given(ids):
+def test_an_answer_to_another_request_is_refused(ids):
     batch = {"responses": [{**ANSWER, "request_id": own} for own in ids]}
     script = ((200, {}, {**ANSWER, "request_id": "of another"}), (200, {}, batch))
     calls = (
@@ -323,7 +325,7 @@ def test_an_answer_to_another_request_is_not_given(ids):
                 asynchronously(url, call)
 
 
-def test_a_forked_process_has_connections_of_its_own():
+def test_a_forked_process_opens_its_own_connections():
     code = """if True:
         import os, sys
         from serving import client
@@ -352,7 +354,7 @@ def test_a_forked_process_has_connections_of_its_own():
         ([60_000], 18_000),
     ],
 )
-def test_the_service_gets_the_deadline_of_the_requests_before_their_body(deadlines, expected):
+def test_the_header_has_the_longest_deadline_of_the_requests(deadlines, expected):
     batch = [{"deadline_ms": own, "request_id": "r"} for own in deadlines]
     script = (200, {}, {"responses": [{**ANSWER, "request_id": "r"}] * len(batch)}), OK
     options = {"timeout_seconds": 20, "clock": clocks.Clock()}
@@ -363,7 +365,7 @@ def test_the_service_gets_the_deadline_of_the_requests_before_their_body(deadlin
     assert {float(headers["x-deadline-ms"]) for headers, _ in seen} == {expected}
 
 
-def test_attempts_end_and_the_last_error_is_raised():
+def test_the_error_of_the_last_attempt_is_raised():
     with scripted(failure(429, "overloaded")) as (url, seen):
         with (
             client.Client(url, retry=FAST) as connected,
@@ -373,7 +375,7 @@ def test_attempts_end_and_the_last_error_is_raised():
         assert (caught.value.status, len(seen)) == (429, 3)
 
 
-def test_an_answer_that_drips_is_given_up_when_the_time_of_the_call_is_over():
+def test_an_answer_that_drips_ends_at_the_timeout_of_the_call():
     # Each byte is far within any timeout of a read, and there is no end of them.
     with scripted(OK, drips=True) as (url, _):
         late = pytest.raises(errors.ClientTimeoutError, match=r"no answer within 0\.3 s")
@@ -383,7 +385,7 @@ def test_an_answer_that_drips_is_given_up_when_the_time_of_the_call_is_over():
             asynchronously(url, lambda connected: connected.recommend(), timeout_seconds=0.3)
 
 
-def test_a_closed_local_client_says_so_to_calls_in_flight_too(tiny_base, monkeypatch):
+def test_closing_a_local_client_ends_a_call_in_flight_with_an_error(tiny_base, monkeypatch):
     connected = local_client.LocalClient(tiny_base)
     asked = threading.Event()
 
@@ -411,7 +413,7 @@ def test_a_closed_local_client_says_so_to_calls_in_flight_too(tiny_base, monkeyp
     assert not connected.health()
 
 
-def test_no_allowed_ad_means_none_through_every_client(service_url, local):
+def test_an_empty_list_of_allowed_ads_gives_no_ads(service_url, local):
     nothing = Filters(allowed_ads=())
     assert nothing.to_json() == {"allowed_ads": ()}
     no_price = Filters(conditions=[Condition(field="price", any_of=(), at_most=20.0)])
@@ -424,14 +426,14 @@ def test_no_allowed_ad_means_none_through_every_client(service_url, local):
 @pytest.mark.parametrize(
     ("status", "kind"), [(400, errors.ClientRequestError), (500, errors.ClientServiceError)]
 )
-def test_what_will_not_pass_is_not_tried_again(status, kind):
+def test_permanent_failures_are_not_retried(status, kind):
     with scripted(failure(status, "injected"), OK) as (url, seen):
         with client.Client(url, retry=FAST) as connected, pytest.raises(kind):
             connected.recommend()
         assert len(seen) == 1
 
 
-def test_the_service_says_how_long_to_wait_and_the_timeout_still_holds():
+def test_retry_after_is_honored_within_the_timeout():
     clock = clocks.Clock()
     options = {"retry": FAST, "timeout_seconds": 5, "clock": clock, "sleep": clock.advance}
     with scripted(failure(429, "overloaded", **{"retry-after": "1"}), OK) as (url, seen):
@@ -447,7 +449,7 @@ def test_the_service_says_how_long_to_wait_and_the_timeout_still_holds():
         assert (len(seen), clock.advances) == (1, [1.0])
 
 
-def test_not_ready_is_an_answer_and_not_tried_again():
+def test_ready_does_not_retry_a_service_that_is_not_ready():
     with scripted(failure(503, "draining")) as (url, seen):
         with client.Client(url, retry=FAST) as connected:
             assert connected.ready() is False
@@ -455,7 +457,7 @@ def test_not_ready_is_an_answer_and_not_tried_again():
         assert len(seen) == 2
 
 
-def test_a_client_with_little_time_gets_an_answer_in_retrieval_order_in_place_of_none(
+def test_a_short_timeout_gives_an_answer_in_retrieval_order_instead_of_none(
     tiny_bundle, ranker_address
 ):
     held = threading.Event()
@@ -479,7 +481,7 @@ def test_a_client_with_little_time_gets_an_answer_in_retrieval_order_in_place_of
     assert answer.order == "retrieval"
 
 
-def test_a_token_is_sent_and_a_wrong_one_refused(tiny_bundle, ranker_address):
+def test_a_token_is_sent_and_a_wrong_one_is_refused(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, token="right") as url:
         with client.Client(url, token="right", timeout_seconds=30) as known:
@@ -494,7 +496,7 @@ def test_a_token_is_sent_and_a_wrong_one_refused(tiny_bundle, ranker_address):
 
 
 @pytest.mark.parametrize("kind", [client.Client, async_client.AsyncClient])
-def test_what_no_client_can_be_made_of_is_refused_at_once(kind):
+def test_invalid_arguments_of_a_client_are_refused(kind):
     for token in ("right\n", "schlüssel", "two words"):
         with pytest.raises(errors.TfrecClientError, match="token: expected printable") as caught:
             kind("http://127.0.0.1:1", token=token)
@@ -510,7 +512,7 @@ def test_a_retry_without_attempts_is_refused():
             http_calls.Retry(attempts=attempts)
 
 
-def test_a_forked_process_is_refused_by_the_local_client_of_its_parent(local):
+def test_a_local_client_refuses_calls_in_a_forked_process(local):
     def ask():
         for call in (lambda: local.recommend(k=1), local.bundle, local.ready):
             with pytest.raises(errors.TfrecClientError, match="this one was forked from"):
@@ -527,7 +529,7 @@ def test_a_forked_process_is_refused_by_the_local_client_of_its_parent(local):
     assert local.recommend(k=1).bundle_version == 1
 
 
-def test_an_async_client_in_another_event_loop_says_so(service_url):
+def test_an_async_client_refuses_calls_in_another_event_loop(service_url):
     remote = async_client.AsyncClient(service_url, timeout_seconds=60)
     assert asyncio.run(remote.health())
     for call in (remote.health, remote.recommend, remote.close):
@@ -535,7 +537,7 @@ def test_an_async_client_in_another_event_loop_says_so(service_url):
             asyncio.run(call())
 
 
-def test_a_client_that_was_closed_says_so(service_url):
+def test_a_closed_client_refuses_calls(service_url):
     connected = client.Client(service_url)
     connected.close()
     connected.close()
@@ -577,7 +579,7 @@ def test_closing_a_local_client_ends_all_calls_in_flight(tiny_base):
     assert all("closed" in text for text in said)
 
 
-def test_every_client_asks_a_release_by_name(service_url, local):
+def test_every_client_can_name_a_release(service_url, local):
     batch = [{"k": 1, "release": "canary"}, {"k": 1}]
     answer = asynchronously(service_url, lambda remote: remote.recommend(k=1, release="canary"))
     assert (answer.bundle_version, answer.release) == (1, "stable")
@@ -591,14 +593,14 @@ def test_every_client_asks_a_release_by_name(service_url, local):
             assert [answer.release for answer in answers] == ["stable", None]
 
 
-def test_a_file_that_holds_no_certificates_is_refused(tmp_path):
+def test_a_file_without_certificates_is_refused(tmp_path):
     path = tmp_path / "none.pem"
     path.write_text("no certificate")
     with pytest.raises(errors.TfrecClientError, match="verify: expected a PEM file"):
         client.Client("https://127.0.0.1:1", verify=str(path))
 
 
-def test_every_client_takes_a_request_or_its_fields(service_url, local):
+def test_every_client_accepts_a_request_or_its_fields(service_url, local):
     request = Request(user={"country": "CH"}, k=2, request_id="r", dry_run=True)
 
     def ads_of(answer):

@@ -46,7 +46,7 @@ def shown(tiny_bundle, ranker_address, tmp_path_factory):
     return directory, answers
 
 
-def test_what_was_shown_can_be_trained_on(shown, ranker_config, tmp_path):
+def test_a_ranker_can_be_trained_on_logged_answers(shown, ranker_config, tmp_path):
     directory, answers = shown
     rng = random.Random(4)
     # Ads of category c1 are clicked.

@@ -10,7 +10,7 @@ from serving import errors, impressions, requests
 EVENT = requests.Event(event_id="e", user_id="u", ad_id="a", event="click", time=1.0)
 
 
-def test_a_failure_is_a_problem_for_a_minute_if_no_events_follow(tmp_path, caplog):
+def test_a_failure_is_reported_for_a_minute_if_no_events_follow(tmp_path, caplog):
     now, observed = 100.0, []
     log = impressions.FeedbackLog(
         tmp_path / "log", clock=lambda: now, observe_problem=observed.append
@@ -28,7 +28,7 @@ def test_a_failure_is_a_problem_for_a_minute_if_no_events_follow(tmp_path, caplo
     assert caplog.messages[-1] == "Events are written again."
 
 
-def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_path):
+def test_a_new_file_is_started_after_one_was_moved_away(tmp_path):
     log = impressions.FeedbackLog(tmp_path / "log", clock=lambda: 100.0)
     (tmp_path / "moved").mkdir()
     for _ in range(2):
@@ -41,9 +41,7 @@ def test_files_that_are_moved_away_at_any_time_do_not_replace_each_other(tmp_pat
     assert lines == [2, 2]
 
 
-def test_a_file_that_is_moved_away_just_before_it_is_opened_is_not_made_again(
-    tmp_path, monkeypatch
-):
+def test_a_file_that_is_moved_away_before_it_is_opened_is_not_created_again(tmp_path, monkeypatch):
     log = impressions.FeedbackLog(tmp_path / "log")
     (tmp_path / "moved").mkdir()
     open_path = pathlib.Path.open
@@ -60,7 +58,7 @@ def test_a_file_that_is_moved_away_just_before_it_is_opened_is_not_made_again(
     assert len(set(names)) == len(names) == 3
 
 
-def test_only_the_account_of_the_service_can_read_a_new_directory(tmp_path):
+def test_new_directories_are_readable_by_the_owner_only(tmp_path):
     impressions.FeedbackLog(tmp_path / "events")
     impressions.ImpressionLog(tmp_path / "answers").close()
     for name in ("events", "answers"):

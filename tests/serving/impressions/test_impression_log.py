@@ -58,7 +58,7 @@ def written(directory):
     )
 
 
-def test_a_row_has_the_ad_its_position_its_scores_and_the_request(tiny_bundle, tmp_path):
+def test_a_row_has_the_request_and_the_ad_with_its_position_and_scores(tiny_bundle, tmp_path):
     log = impression_log.ImpressionLog(tmp_path / "deep" / "log")
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
     log.close()
@@ -96,7 +96,7 @@ def test_a_row_has_the_ad_its_position_its_scores_and_the_request(tiny_bundle, t
     assert [path.name for path in (tmp_path / "deep" / "log").glob(".*")] == []
 
 
-def test_answers_of_the_orchestrator_are_logged_degraded_ones_too(tiny_bundle, tmp_path):
+def test_degraded_answers_of_the_orchestrator_are_logged(tiny_bundle, tmp_path):
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     log = impression_log.ImpressionLog(tmp_path)
 
@@ -142,7 +142,7 @@ def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
     log.close()
 
 
-def test_what_does_not_fit_the_queue_is_dropped_and_counted(tiny_bundle, tmp_path):
+def test_answers_beyond_the_queue_are_dropped_and_counted(tiny_bundle, tmp_path):
     log = impression_log.ImpressionLog(tmp_path, ImpressionLogConfig(max_queued=5))
     request = valid(tiny_bundle)
     recorded = 0
@@ -157,7 +157,7 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted(tiny_bundle, tmp_pat
     assert status["queued_answers"] == 0
 
 
-def test_a_directory_that_cannot_be_written_costs_rows_not_answers(tiny_bundle, tmp_path):
+def test_a_directory_that_cannot_be_written_loses_rows_not_answers(tiny_bundle, tmp_path):
     directory = tmp_path / "log"
     config = ImpressionLogConfig(rows_per_file=400, seconds_per_file=600)
     log = impression_log.ImpressionLog(directory, config)
@@ -216,7 +216,7 @@ def test_rows_that_cannot_be_written_at_the_end_are_counted_and_logged(
     ]
 
 
-def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, monkeypatch):
+def test_a_partial_file_that_another_process_renames_is_not_an_error(tmp_path, monkeypatch):
     (tmp_path / ".gone.partial").touch()
     monkeypatch.setattr(impression_log, "_ABANDONED_SECONDS", -1.0)
     glob = pathlib.Path.glob
@@ -230,7 +230,7 @@ def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, mon
     impression_log.ImpressionLog(tmp_path).close()
 
 
-def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):
+def test_rows_are_kept_until_the_directory_is_back(tiny_bundle, tmp_path):
     directory = tmp_path / "log"
     observed = []
     log = impression_log.ImpressionLog(
@@ -270,7 +270,7 @@ def join(log_files, events, tmp_path, **options):
     )
 
 
-def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
+def test_feedback_is_joined_to_the_ad_that_it_names(log_files, tmp_path):
     events = [
         {"request_id": "r2", "ad_id": "ad-1", "click": 1},
         {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5},
@@ -291,7 +291,7 @@ def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
 
 
 @pytest.mark.parametrize(("rows_per_join", "groups"), [(15, 1), (1, 2)])
-def test_small_files_are_joined_together(monkeypatch, log_files, tmp_path, rows_per_join, groups):
+def test_small_files_are_joined_in_groups(monkeypatch, log_files, tmp_path, rows_per_join, groups):
     monkeypatch.setattr(feedback, "_ROWS_PER_JOIN", rows_per_join)
     # Six rows of r1 and r2, three of r1, and six again.
     files = [*log_files, tmp_path / "impressions-again.parquet"]
@@ -304,7 +304,7 @@ def test_small_files_are_joined_together(monkeypatch, log_files, tmp_path, rows_
     assert pq.ParquetFile(tmp_path / "shown.parquet").num_row_groups == groups
 
 
-def test_young_impressions_are_left_out_when_asked(log_files, tmp_path):
+def test_impressions_below_the_minimum_age_are_left_out(log_files, tmp_path):
     events = [{"request_id": "r1", "ad_id": "ad-1", "click": 1}]
     joined, table = join(log_files, events, tmp_path, min_age_seconds=150)
     # The latest is of 300: what is later than 150 is young.
@@ -315,7 +315,7 @@ def test_young_impressions_are_left_out_when_asked(log_files, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
-def test_events_come_in_other_files_too(log_files, tmp_path, ending):
+def test_events_are_read_from_csv_tsv_and_parquet(log_files, tmp_path, ending):
     columns = {"request_id": ["r2", "r2"], "ad_id": ["ad-1", "ad-2"], "click": [1, 0]}
     path = tmp_path / f"events.{ending}"
     if ending == "parquet":
@@ -332,7 +332,7 @@ def test_events_come_in_other_files_too(log_files, tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_columns_that_are_not_read_are_named(script, log_files, tmp_path, capsys, ending):
+def test_unread_columns_are_reported(script, log_files, tmp_path, capsys, ending):
     event = {"request_id": "r2", "ad_id": "ad-1", "click": 1, "revenu": 2, "time": 1, "xyz": 3}
     lines = [json.dumps(event)]
     if ending == "csv":
@@ -348,7 +348,7 @@ def test_columns_that_are_not_read_are_named(script, log_files, tmp_path, capsys
     assert "\nNot logged, although answers show them: title, stock. To show" in text
 
 
-def test_an_event_in_the_format_of_the_service_is_refused_with_its_label(log_files, tmp_path):
+def test_an_event_in_the_format_of_the_rest_route_is_rejected(log_files, tmp_path):
     ids = {"request_id": "r2", "ad_id": "ad-1"}
     posted = [
         {**ids, "event": "click"},
@@ -364,7 +364,7 @@ def test_an_event_in_the_format_of_the_service_is_refused_with_its_label(log_fil
         join(log_files, posted, tmp_path)
 
 
-def test_impressions_and_events_that_are_delivered_again_count_once(log_files, tmp_path):
+def test_impressions_and_events_that_are_delivered_twice_count_once(log_files, tmp_path):
     purchase = {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5, "click": 1}
     events = [
         purchase,
@@ -391,7 +391,7 @@ def test_impressions_and_events_that_are_delivered_again_count_once(log_files, t
     assert (twice.rows, twice.requests, twice.repeated) == (9, 3, once.repeated)
 
 
-def test_refunds_are_events(log_files, tmp_path):
+def test_refunds_are_subtracted_from_revenue(log_files, tmp_path):
     events = [
         {"request_id": "r2", "ad_id": "ad-1", "click": 1, "revenue": 5},
         {"request_id": "r2", "ad_id": "ad-1", "revenue": -2},
@@ -457,7 +457,7 @@ GOOD_CSV = "request_id,ad_id,click,revenue\nr2,ad-1,1,\nr2,ad-2,0,"
         ),
     ],
 )
-def test_malformed_events_are_set_aside(log_files, tmp_path, name, content, line, reason):
+def test_malformed_events_are_written_to_a_file(log_files, tmp_path, name, content, line, reason):
     path, rejected = tmp_path / name, tmp_path / "shown.rejected.tsv"
     content = content if isinstance(content, bytes) else content.encode()
     # Windows starts a file with a byte order mark.
@@ -474,14 +474,14 @@ def test_malformed_events_are_set_aside(log_files, tmp_path, name, content, line
     assert not rejected.exists()
 
 
-def test_a_file_without_events_yet_is_a_log_without_clicks(log_files, tmp_path):
+def test_a_file_with_only_a_header_is_a_log_without_clicks(log_files, tmp_path):
     events = tmp_path / "events.csv"
     events.write_text("request_id,ad_id,click\n")
     joined = impressions.join_feedback(log_files, [events], tmp_path / "shown.parquet")
     assert (joined.rows, joined.events, joined.totals) == (9, 0, {"click": 0.0})
 
 
-def test_events_that_are_left_out_count_as_good_ones(log_files, tmp_path):
+def test_events_that_are_left_out_do_not_count_as_malformed(log_files, tmp_path):
     other = {"request_id": None, "ad_id": "a", "event_id": "e", "user_id": "u", "click": 1}
     events = tmp_path / "events.jsonl"
     events.write_text(f"{json.dumps(other)}\n" * 200 + f"{GOOD}\n" + '{"request_id": "tor')
@@ -506,7 +506,7 @@ def test_events_that_are_left_out_count_as_good_ones(log_files, tmp_path):
         ("e.parquet", "text", "e.parquet cannot be read ("),
     ],
 )
-def test_files_without_events_are_refused(log_files, tmp_path, name, text, message):
+def test_files_without_valid_events_are_refused(log_files, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(errors.ImpressionLogError) as refused:
         impressions.join_feedback(log_files, [tmp_path / name], tmp_path / "shown.parquet")
@@ -543,7 +543,7 @@ HOUR, DAY = 3_600.0, 86_400.0
         ([("a", 5, 5), ("b", 5, 5)], 9, 5, None),
     ],
 )
-def test_the_latest_time_is_not_that_of_a_clock_that_is_ahead(spans, now, latest, warned):
+def test_the_latest_time_ignores_a_clock_that_is_ahead(spans, now, latest, warned):
     found, warning = log_times.latest_time([log_times.Span(*span) for span in spans], now)
     assert found == latest
     assert (warning is None) if warned is None else (warned in warning)
@@ -589,7 +589,7 @@ def test_a_flipped_bit_is_found(log_files, tmp_path):
         assert output.read_bytes() == expected
 
 
-def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):
+def test_files_of_other_programs_and_schemas_are_refused(log_files, tmp_path):
     events = tmp_path / "events.csv"
     events.write_text("request_id,ad_id,click\nr1,ad-1,1")
     other = tmp_path / "other.parquet"
@@ -605,7 +605,7 @@ def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):
         impressions.join_feedback([other], [events], tmp_path / "shown.parquet")
 
 
-def test_the_next_schema_has_the_users_and_the_histories_of_the_last(tiny_bundle, tmp_path):
+def test_the_next_schema_keeps_users_and_histories(tiny_bundle, tmp_path):
     listed = {"name": "history", "kind": "history", "side": "query", "of": "ad", "event": "click"}
     changed = dataclasses.replace(
         tiny_bundle.manifest,
@@ -629,7 +629,7 @@ def test_the_next_schema_has_the_users_and_the_histories_of_the_last(tiny_bundle
     assert "history__age_seconds" not in by_name
 
 
-def test_a_head_that_is_no_label_of_a_schema_is_not_converted():
+def test_a_head_that_is_not_a_label_is_not_converted():
     heads = {"click": "probability", "install": "probability"}
     logged = logged_schema.LoggedSchema([], [], {}, heads)
     converted = logged.to_convert(["click", "install"])
@@ -637,7 +637,7 @@ def test_a_head_that_is_no_label_of_a_schema_is_not_converted():
     assert "install" not in converted
 
 
-def test_values_and_weights_go_into_the_next_schema_with_their_labels():
+def test_values_and_weights_of_the_feedback_are_kept_in_the_next_schema():
     heads = {"click": "probability", "engagement": "probability_after_click"}
     source = {"values": {"click": 0.05, "engagement": 2.0}, "weights": {"engagement": 1.0}}
     logged = logged_schema.LoggedSchema([], [], source, heads)
@@ -655,7 +655,7 @@ def test_the_name_of_a_schema_does_not_grow_with_each_joined_log():
     assert names == ["shop_shown", "shop_shown"]
 
 
-def test_events_that_the_feedback_lacks_are_not_in_histories_and_rates_of_the_next_schema():
+def test_histories_and_rates_of_the_next_schema_lose_events_without_feedback():
     orders = {"kind": "history", "side": "query", "of": "ad", "name": "orders"}
     fields = [
         {"name": "city", "kind": "categorical", "side": "query"},

@@ -38,14 +38,14 @@ def ends_without_a_byte(connection):
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"])
-def test_a_head_that_does_not_come_ends_the_connection(service_url, monkeypatch, sent):
+def test_a_head_that_does_not_arrive_ends_the_connection(service_url, monkeypatch, sent):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     with connected(service_url) as connection:
         connection.sendall(sent)
         assert ends_without_a_byte(connection)
 
 
-def test_a_head_that_comes_in_pieces_is_waited_for(service_url):
+def test_a_head_may_arrive_in_pieces(service_url):
     with connected(service_url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")
         # Another is answered after the first piece was taken in.
@@ -54,7 +54,7 @@ def test_a_head_that_comes_in_pieces_is_waited_for(service_url):
         sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
 
 
-def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monkeypatch):
+def test_a_second_head_that_does_not_arrive_ends_the_connection(service_url, monkeypatch):
     with connected(service_url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
@@ -114,7 +114,7 @@ def paused(monkeypatch):
     return found
 
 
-def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, monkeypatch, paused):
+def test_a_client_that_never_reads_is_aborted_and_delays_no_other(roomy_url, monkeypatch, paused):
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
     with request_many_ads(roomy_url) as connection:
         stalled = paused.get(timeout=60)
@@ -124,7 +124,7 @@ def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, mo
         assert received_bytes(connection) < 5_000_000
 
 
-def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(roomy_url, monkeypatch, paused):
+def test_a_client_that_reads_only_a_few_bytes_is_aborted(roomy_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections, "WRITE_SECONDS", 3_600.0)
     with request_many_ads(roomy_url) as connection:
@@ -142,7 +142,7 @@ def check_since(connection, unread):
         connection._check_writing()
 
 
-def test_a_client_that_reads_slowly_gets_all_of_it(roomy_url, monkeypatch, paused):
+def test_a_slow_client_gets_the_whole_response(roomy_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections, "WRITE_SECONDS", 3_600.0)
     with request_many_ads(roomy_url) as connection:
@@ -158,7 +158,7 @@ def test_a_client_that_reads_slowly_gets_all_of_it(roomy_url, monkeypatch, pause
         assert len(sockets.receive(connection, lambda rest: len(rest) >= missing)) == missing
 
 
-def test_the_end_does_not_wait_for_a_client_that_never_reads(
+def test_shutdown_does_not_wait_for_a_client_that_never_reads(
     tiny_bundle, ranker_address, monkeypatch, paused
 ):
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
@@ -174,13 +174,13 @@ def test_the_end_does_not_wait_for_a_client_that_never_reads(
             assert not ending.is_alive()
 
 
-def test_an_idle_connection_is_kept_longer_than_a_load_balancer_keeps_it():
+def test_idle_connections_outlive_those_of_load_balancers():
     server = http_server.HttpServer(lambda: None, threading.Event())
     # The longest of the large clouds.
     assert server.config.timeout_keep_alive > 600
 
 
-def test_at_the_limit_the_connection_that_is_idle_longest_makes_room(tiny_bundle, ranker_address):
+def test_at_the_limit_the_longest_idle_connection_is_closed(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with (
         serving_fixtures.serve_app(service, http=HttpConfig(max_connections=2)) as url,
@@ -195,9 +195,7 @@ def test_at_the_limit_the_connection_that_is_idle_longest_makes_room(tiny_bundle
         sockets.receive(second, lambda reply: reply.endswith(b'{"status":"ok"}'))
 
 
-def test_at_the_limit_a_request_in_progress_is_finished_and_others_wait(
-    tiny_bundle, ranker_address
-):
+def test_at_the_limit_new_connections_wait_for_a_request_in_progress(tiny_bundle, ranker_address):
     verified, arrived, go_on = (threading.Event() for _ in range(3))
 
     def hold(reply):
@@ -224,7 +222,7 @@ def test_at_the_limit_a_request_in_progress_is_finished_and_others_wait(
             sockets.receive(other, lambda reply: reply.endswith(b'{"status":"ok"}'))
 
 
-def test_the_time_that_a_request_waits_in_the_kernel_counts(service_url, monkeypatch, caplog):
+def test_time_in_the_kernel_counts_toward_the_deadline(service_url, monkeypatch, caplog):
     # What the kernel would say after the process was stopped for 2 seconds.
     last_received = connections._LAST_RECEIVED.pack(2_010)
     monkeypatch.setattr(connections.trsock.TransportSocket, "getsockopt", lambda *_: last_received)
@@ -233,7 +231,7 @@ def test_the_time_that_a_request_waits_in_the_kernel_counts(service_url, monkeyp
     assert reply.json()["stage_ms"]["total"] > 2_000
 
 
-def test_a_replaced_index_changes_no_answer_and_is_refused_when_it_is_loaded(
+def test_a_replaced_index_changes_no_answer_and_cannot_be_loaded(
     tiny_base, ranker_address, tmp_path
 ):
     base = tmp_path / "bundles"
@@ -255,7 +253,7 @@ def test_a_replaced_index_changes_no_answer_and_is_refused_when_it_is_loaded(
         releases.load(base)
 
 
-def test_a_certificate_and_its_key_are_accepted_and_others_refused(tmp_path):
+def test_only_a_certificate_with_its_key_is_accepted(tmp_path):
     certificate, key = str(TLS / "certificate.pem"), str(TLS / "key.pem")
     both = tmp_path / "both.pem"
     both.write_text(pathlib.Path(certificate).read_text() + pathlib.Path(key).read_text())

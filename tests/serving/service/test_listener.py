@@ -43,7 +43,7 @@ async def read_all(connection):
     return received
 
 
-def test_what_is_in_the_queue_of_a_port_is_answered_and_later_connections_find_it_closed(bound):
+def test_closing_answers_queued_connections_and_refuses_later_ones(bound):
     async def main():
         with contextlib.ExitStack() as stack:
             # As another process does, which does not accept anything.
@@ -86,7 +86,7 @@ def no_file_descriptor():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_without_file_descriptors_it_says_so_and_accepts_when_there_are_some(bound, caplog):
+def test_connections_wait_until_file_descriptors_are_free(bound, caplog):
     def said():
         # Other threads of this process log, too.
         return [one.getMessage() for one in caplog.records if one.name == listener.__name__]
@@ -135,7 +135,7 @@ def test_a_port_is_announced_once_it_accepts_connections(bound):
     assert announced == ["accepted"]
 
 
-def test_a_port_at_which_another_process_listens_is_refused_in_one_line(bound, caplog):
+def test_a_port_in_use_is_refused_in_one_line(bound, caplog):
     ended = []
 
     @contextlib.asynccontextmanager
@@ -156,7 +156,7 @@ def test_a_port_at_which_another_process_listens_is_refused_in_one_line(bound, c
     assert not caplog.records
 
 
-def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
+def test_a_line_of_code_logs_once_a_second_with_the_number_of_suppressed_records():
     clock = clocks.Clock()
     limited = log_format.OncePerSecond(clock)
 
@@ -173,7 +173,7 @@ def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
     assert passed(1, "f") == "f"
 
 
-def test_late_calls_of_the_ranker_are_among_what_is_limited():
+def test_late_ranker_calls_are_rate_limited():
     assert verified_ranker.__name__ in http_server._LOUD_LOGGERS
 
 
@@ -185,7 +185,7 @@ class Waiting(asyncio.Protocol):
         self.transport = transport
 
 
-def test_room_is_not_made_by_closing_a_connection_whose_request_has_arrived():
+def test_a_connection_whose_request_has_arrived_is_not_closed_to_make_room():
     async def scenario():
         loop, idle = asyncio.get_running_loop(), {}
         protocols, clients = [], []

@@ -146,7 +146,7 @@ def roles_of(url):
     return {row["version"]: row["role"] for row in state_of(url)["releases"]}
 
 
-def test_releases_change_under_load_without_a_failed_or_mixed_answer(base, address, expected):
+def test_releases_change_under_load_without_failed_or_mixed_answers(base, address, expected):
     with following(base, address) as url:
         load = Load(url)
         load.wait_for_release(1)
@@ -168,7 +168,7 @@ def test_releases_change_under_load_without_a_failed_or_mixed_answer(base, addre
             assert plain(answer) == expected[answer["bundle_version"]]
 
 
-def test_a_canary_gets_its_share_under_load_and_leaves_again(base, address, expected):
+def test_a_canary_starts_and_ends_under_load(base, address, expected):
     with following(base, address) as url:
         load = Load(url)
         releases.start_canary(base, 2, 0.5)
@@ -188,9 +188,7 @@ def test_a_canary_gets_its_share_under_load_and_leaves_again(base, address, expe
         assert plain(answer) == expected[answer["bundle_version"]]
 
 
-def test_a_damaged_release_is_refused_with_the_reason_and_taken_up_once_it_is_whole(
-    base, address, expected
-):
+def test_a_damaged_release_is_refused_and_served_once_it_is_repaired(base, address, expected):
     path = base / "query_tower/2/saved_model.pb"
     content = path.read_bytes()
     with following(base, address) as url:
@@ -214,7 +212,7 @@ def test_a_damaged_release_is_refused_with_the_reason_and_taken_up_once_it_is_wh
         assert plain(answer) == expected[answer["bundle_version"]]
 
 
-def test_another_ranker_under_the_new_number_is_refused_and_its_scores_never_come(
+def test_a_release_with_the_ranker_of_another_release_is_refused(
     base, published, tmp_path, expected
 ):
     # The model server has release 3's ranker where this base directory has release 2's.
@@ -238,7 +236,7 @@ def test_another_ranker_under_the_new_number_is_refused_and_its_scores_never_com
         assert plain(answer) == expected[1]
 
 
-def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_unwanted(
+def test_a_release_without_a_ranker_in_time_is_refused_and_closed_after_a_rollback(
     base, published, tmp_path, monkeypatch
 ):
     only_first = tmp_path / "served"
@@ -280,7 +278,7 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
         asyncio.run(scenario(server))
 
 
-def test_a_release_waits_for_all_replicas_that_answer_and_not_for_those_that_do_not(
+def test_a_release_waits_for_all_replicas_that_answer(
     base, published, address, tmp_path, monkeypatch
 ):
     served = tmp_path / "served"
@@ -317,7 +315,7 @@ def test_a_release_waits_for_all_replicas_that_answer_and_not_for_those_that_do_
         assert asyncio.run(scenario(server)) == (1, 2, None)
 
 
-def test_a_refused_release_is_tried_again_less_and_less_often(base, address, monkeypatch):
+def test_a_refused_release_is_retried_with_increasing_delays(base, address, monkeypatch):
     clock = clocks.Clock()
     monkeypatch.setattr(release_follower, "_RETRY_SECONDS", 5)
     monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 15)
@@ -345,9 +343,7 @@ def test_a_refused_release_is_tried_again_less_and_less_often(base, address, mon
 
 
 @pytest.mark.parametrize("change", ["promotions", "rollback"])
-def test_promotions_that_come_faster_than_a_release_loads_do_not_starve_the_service(
-    base, address, change
-):
+def test_promotions_faster_than_a_release_loads_do_not_starve_the_service(base, address, change):
     async def scenario():
         upcoming = [3, 1, 2, 3, 1] if change == "promotions" else []
 
@@ -375,7 +371,7 @@ def test_promotions_that_come_faster_than_a_release_loads_do_not_starve_the_serv
 
 
 @pytest.mark.parametrize("missing", ["ads", "permission"])
-def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base, missing):
+def test_a_service_that_starts_with_a_damaged_release_serves_the_previous_one(base, missing):
     releases.promote(base, 3)
     if missing == "permission":
         # `open` raises ELOOP, as it would raise EIO.
@@ -393,7 +389,7 @@ def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base, 
         release_follower.load_first(base)
 
 
-def test_a_file_that_cannot_be_read_changes_nothing(base, address):
+def test_an_unreadable_releases_file_changes_nothing(base, address):
     with following(base, address) as url:
         (base / "releases.json").write_text("{")
         waiting.until(lambda: state_of(url)["refused"])
@@ -403,7 +399,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(base, address):
         waiting.until(lambda: roles_of(url) == {2: "stable"})
 
 
-def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use(
+def test_the_model_server_gets_the_stable_release_the_canary_and_releases_in_use(
     base, tmp_path, caplog
 ):
     path = tmp_path / "models.config"
@@ -459,7 +455,7 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
         assert versions() == [2]
 
 
-def test_the_file_of_a_model_server_is_written_again_after_a_cleaner_of_tmp(base, tmp_path):
+def test_the_model_server_file_is_restored_after_its_directory_was_removed(base, tmp_path):
     path = tmp_path / "cleaned" / "models.config"
     released = served_versions.ServedVersions(base, ("ranker",), path, only=1)
     written = path.read_text()

@@ -54,7 +54,7 @@ def request(number, **values):
     return Request(user={"country": "CH"}, request_id=f"r{number}", k=2, **values)
 
 
-def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base):
+def test_a_request_is_answered_by_the_release_that_it_started_with(run, base):
     async def scenario(router, open_release):
         with router._held(router._choose(request(0))) as held:
             router.route(open_release(2))
@@ -72,7 +72,7 @@ def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base
     assert not in_use.is_in_use(base, 2)
 
 
-def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base):
+def test_a_release_that_is_routed_again_before_its_last_request_stays_open(run, base):
     async def scenario(router, open_release):
         first = router.stable
         with router._held(router._choose(request(0))):
@@ -87,7 +87,7 @@ def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base)
     assert row["version"] == 1
 
 
-def test_a_canary_that_ends_while_the_state_is_recorded_is_closed_only_then(run):
+def test_a_canary_that_ends_while_it_is_observed_is_closed_afterward(run):
     async def scenario(router, open_release):
         router.route(router.stable, open_release(2), 0.5)
         observing = asyncio.create_task(router.observe())
@@ -100,9 +100,7 @@ def test_a_canary_that_ends_while_the_state_is_recorded_is_closed_only_then(run)
     run(scenario)
 
 
-def test_a_release_that_is_replaced_while_its_ranker_is_verified_is_closed_only_then(
-    run, base, address
-):
+def test_a_release_that_is_replaced_during_verification_is_closed_afterward(run, base, address):
     asked, replaced = threading.Event(), threading.Event()
 
     def hold(_):
@@ -127,7 +125,7 @@ def test_a_release_that_is_replaced_while_its_ranker_is_verified_is_closed_only_
     run(scenario)
 
 
-def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
+def test_a_closed_release_is_freed(run):
     async def scenario(router, open_release):
         left = []
         for version in (2, 1, 2):
@@ -146,7 +144,7 @@ def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
     run(scenario)
 
 
-def test_a_batch_has_the_time_of_its_longest_deadline_at_each_of_its_releases(run):
+def test_each_release_of_a_batch_gets_the_longest_deadline(run):
     async def scenario(router, open_release):
         router.route(router.stable, open_release(2), 0.0)
         patient = request(0, release="stable", deadline_ms=60_000)
@@ -162,7 +160,7 @@ def test_a_batch_has_the_time_of_its_longest_deadline_at_each_of_its_releases(ru
     assert all("the deadline is 500 ms" in answer.degraded for answer in others)
 
 
-def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name_it(run):
+def test_a_canary_gets_a_fixed_share_of_requests_and_those_that_name_it(run):
     async def scenario(router, open_release):
         def chosen(number, **values):
             return router._choose(request(number, **values)).service.release.version
@@ -197,7 +195,7 @@ def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name
     run(scenario)
 
 
-def test_without_a_canary_requests_for_one_are_answered_by_the_stable_release(run):
+def test_without_a_canary_the_stable_release_answers_requests_for_it(run):
     async def scenario(router, open_release):
         asked = request(0, release="canary")
         before = await router.recommend(asked)
@@ -212,7 +210,7 @@ def test_without_a_canary_requests_for_one_are_answered_by_the_stable_release(ru
     run(scenario)
 
 
-def test_a_batch_is_answered_in_order_by_both_releases_and_names_the_place_of_a_fault(run):
+def test_a_batch_is_answered_in_order_by_both_releases_and_an_error_names_the_request(run):
     async def scenario(router, open_release):
         router.route(router.stable, open_release(2), 0.0)
         wanted = ["canary", "stable", None, "canary"]
@@ -258,7 +256,7 @@ def test_a_batch_that_one_release_refuses_is_neither_answered_nor_recorded(run):
     run(scenario)
 
 
-def test_users_are_drawn_evenly_and_another_canary_draws_others():
+def test_each_canary_draws_users_evenly_and_independently():
     drawn = [
         [release_router.draw(version, f"user {n}") for n in range(2_000)] for version in (2, 3)
     ]
@@ -270,7 +268,7 @@ def test_users_are_drawn_evenly_and_another_canary_draws_others():
     assert both < 45
 
 
-def test_the_user_of_the_log_decides_before_the_id_of_the_request(run):
+def test_the_user_decides_before_the_request_id(run):
     async def scenario(router, open_release):
         canary = open_release(2)
         schema = canary.release.manifest.schema

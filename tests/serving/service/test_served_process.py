@@ -128,7 +128,7 @@ def counted(url):
     )
 
 
-def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
+def test_two_processes_survive_the_exit_of_the_model_server_and_of_one_another(tiny_base):
     with served(tiny_base, "--workers=2") as (process, url), Load(url) as load:
         load.wait_for(is_full)
         started = below(process.pid)
@@ -188,7 +188,7 @@ def ads_of_every_process(url, ad_ids, count=6):
         yield {ad["ad_id"] for ad in answer["ads"]}
 
 
-def test_two_processes_see_each_update_and_reset_no_connection_while_they_end(
+def test_two_processes_see_each_update_and_end_without_resetting_a_connection(
     tiny_base, tiny_bundle, ranker_address, tmp_path
 ):
     base = shutil.copytree(tiny_base, tmp_path / "bundles")
@@ -224,7 +224,7 @@ def workers_of(process):
     return [pid for pid, command in below(process.pid).items() if "spawn_main" in command]
 
 
-def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, tmp_path):
+def test_a_signal_under_load_loses_no_request(tiny_base, ranker_address, tmp_path):
     log_path, shown = tmp_path / "log", tmp_path / "shown"
     flags = (
         # Until a second signal.

@@ -16,14 +16,14 @@ def root():
     logger.setLevel(before)
 
 
-def test_warnings_are_logged_as_text_too(root):
+def test_text_logs_include_warnings(root):
     # The level of all commands.
     root.setLevel(logging.ERROR)
     service.prepare_logs(json_logs=False)
     assert root.isEnabledFor(logging.WARNING)
 
 
-def test_lines_of_a_spawned_process_have_the_time(root, monkeypatch, capsys):
+def test_log_lines_of_a_spawned_process_have_the_time(root, monkeypatch, capsys):
     # Nothing has set up logging there.
     monkeypatch.setattr(root, "handlers", [])
     service.prepare_logs(json_logs=False)

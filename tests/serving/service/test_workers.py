@@ -27,7 +27,7 @@ def workers_of(bound, announce):
     return service.Workers(print, None, bound, count=0, end_seconds=1.0, announce=announce)
 
 
-def test_the_port_of_several_processes_is_announced_once_when_the_first_listens(bound):
+def test_the_port_is_announced_once_when_the_first_process_listens(bound):
     announced = []
     workers = workers_of(bound, lambda: announced.append("listens"))
     workers._announce_once()
@@ -94,7 +94,7 @@ def two_processes(target, argument, bound, restarts):
 
 
 @pytest.mark.process
-def test_processes_that_cannot_start_leave_one_that_serves_alone(bound, tmp_path):
+def test_a_process_that_serves_survives_others_that_cannot_start(bound, tmp_path):
     restarts = _Restarts(end_at=5)
     target = worker_targets.serve_only_the_first
     with two_processes(target, str(tmp_path), bound, restarts) as workers:
@@ -105,7 +105,7 @@ def test_processes_that_cannot_start_leave_one_that_serves_alone(bound, tmp_path
 
 
 @pytest.mark.process
-def test_processes_that_never_serve_are_given_up(bound):
+def test_processes_that_never_serve_are_not_restarted_forever(bound):
     restarts = _Restarts()
     with (
         two_processes(worker_targets.fail, None, bound, restarts) as workers,

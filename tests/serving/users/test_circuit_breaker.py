@@ -5,7 +5,7 @@ import clocks
 from serving import users
 
 
-def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after_a_pause():
+def test_a_breaker_opens_after_consecutive_failures_and_admits_one_trial_call_after_a_pause():
     clock = clocks.Clock()
     circuit = users.CircuitBreaker(clock)
     for _ in range(3):

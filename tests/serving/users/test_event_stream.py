@@ -97,7 +97,7 @@ async def _no_pending(producer):
     return (await producer.xpending("events", "group"))["pending"] == 0
 
 
-def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
+def test_unacknowledged_entries_are_delivered_again(valkey):
     import redis.asyncio
 
     async def main():
@@ -119,7 +119,7 @@ def test_what_a_reader_did_not_acknowledge_comes_again(valkey):
     asyncio.run(main())
 
 
-def test_a_key_that_is_not_a_stream_does_not_raise_the_question_whether_the_server_runs(valkey):
+def test_an_error_about_a_key_of_another_type_does_not_ask_whether_the_server_runs(valkey):
     valkey.client().set("events", "text")
 
     async def main():
@@ -134,7 +134,7 @@ def test_a_key_that_is_not_a_stream_does_not_raise_the_question_whether_the_serv
     assert "running" not in str(caught.value)
 
 
-def test_what_was_read_and_what_waits_is_logged_once_a_minute(valkey, tmp_path, caplog):
+def test_progress_and_backlog_are_logged_once_a_minute(valkey, tmp_path, caplog):
     import redis.asyncio
 
     caplog.set_level("INFO")
@@ -177,7 +177,7 @@ def test_what_was_read_and_what_waits_is_logged_once_a_minute(valkey, tmp_path, 
     ]
 
 
-def test_an_entry_that_is_left_for_later_comes_again_and_holds_up_no_other(valkey, monkeypatch):
+def test_a_postponed_entry_is_delivered_again_and_delays_no_other(valkey, monkeypatch):
     import redis.asyncio
 
     async def main():
@@ -222,7 +222,9 @@ class _Failing:
         return await self._store.append(*arguments)
 
 
-def test_after_a_failure_of_the_store_entries_come_again_at_once_in_their_order(valkey, tmp_path):
+def test_after_a_failure_of_the_store_entries_are_retried_immediately_and_in_order(
+    valkey, tmp_path
+):
     import redis.asyncio
 
     appended = []
@@ -259,7 +261,7 @@ def test_after_a_failure_of_the_store_entries_come_again_at_once_in_their_order(
     asyncio.run(main())
 
 
-def test_an_event_without_a_time_has_that_of_its_entry(valkey, tmp_path):
+def test_an_event_without_a_time_gets_the_time_of_its_entry(valkey, tmp_path):
     import redis.asyncio
 
     async def main():
@@ -276,7 +278,7 @@ def test_an_event_without_a_time_has_that_of_its_entry(valkey, tmp_path):
     asyncio.run(main())
 
 
-def test_a_consumer_goes_on_after_the_server_was_stopped_killed_and_flushed(valkey, tmp_path):
+def test_a_consumer_continues_after_the_server_was_stopped_flushed_and_killed(valkey, tmp_path):
     import redis.asyncio
 
     async def main():

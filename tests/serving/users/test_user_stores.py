@@ -74,7 +74,7 @@ def test_an_unknown_user_has_nothing(address):
     assert (found.profile, len(found.actions), len(found.impressions)) == ({}, 0, 0)
 
 
-def test_profile_and_events_come_back_as_they_were_written(address):
+def test_profile_and_events_are_read_as_they_were_written(address):
     events = [
         click(1, NOW - 2.5),
         click(2, NOW - 1.25, "revenue", -3.5),
@@ -95,7 +95,7 @@ def test_profile_and_events_come_back_as_they_were_written(address):
     assert other.actions == [click(9)]
 
 
-def test_a_null_that_was_stored_as_a_profile_is_an_empty_one(tmp_path):
+def test_a_profile_stored_as_null_is_empty(tmp_path):
     async def scenario(store):
         await store.set_profile("u", None, NOW)
         return await read(store)
@@ -103,7 +103,7 @@ def test_a_null_that_was_stored_as_a_profile_is_an_empty_one(tmp_path):
     assert run(f"sqlite:{tmp_path}/users.db", scenario).profile == {}
 
 
-def test_a_store_that_is_opened_again_has_everything(address):
+def test_a_reopened_store_keeps_its_data(address):
     async def write(store):
         await store.set_profile("u", {"age": 1}, NOW)
         await store.append([("u", click(1))], NOW)
@@ -113,7 +113,7 @@ def test_a_store_that_is_opened_again_has_everything(address):
     assert (found.profile, found.actions) == ({"age": 1}, [click(1)])
 
 
-def test_impressions_are_read_only_if_asked_for(address):
+def test_impressions_are_read_only_on_request(address):
     async def scenario(store):
         await store.append([("u", click(1, kind="impression")), ("u", click(2))], NOW)
         return await read(store, impressions=False)
@@ -123,7 +123,7 @@ def test_impressions_are_read_only_if_asked_for(address):
     assert not found.impressions
 
 
-def test_an_event_that_comes_twice_is_one(address):
+def test_an_event_that_is_sent_twice_is_stored_once(address):
     async def scenario(store):
         counts = [await store.append([("u", click(1)), ("u", click(1))], NOW)]
         # Sent again by a client that lets the service give the time.
@@ -137,7 +137,7 @@ def test_an_event_that_comes_twice_is_one(address):
     assert found.actions == [click(1), click(2)]
 
 
-def test_events_out_of_order_are_in_the_order_of_their_times(address):
+def test_events_are_sorted_by_time(address):
     order = [3, 1, 4, 2]
 
     async def scenario(store):
@@ -148,7 +148,7 @@ def test_events_out_of_order_are_in_the_order_of_their_times(address):
     assert [event.event_id for event in run(address, scenario).actions] == ["e1", "e2", "e3", "e4"]
 
 
-def test_the_latest_are_kept_whatever_comes_late(address):
+def test_late_events_do_not_push_out_later_ones(address):
     async def scenario(store):
         await store.append([("u", click(n, NOW - 10 + n)) for n in range(3, 10)], NOW)
         # Earlier than all of a full list: it goes at once, and does not push out a later one.
@@ -172,7 +172,7 @@ def test_a_user_with_a_hundred_thousand_events_keeps_the_latest(address):
     assert run(address, scenario).actions == expected
 
 
-def test_events_that_are_yet_to_come_do_not_push_out_earlier_ones(address):
+def test_events_of_a_clock_that_is_ahead_do_not_push_out_earlier_ones(address):
     async def scenario(store):
         await store.append([("u", click(n, NOW - 10 + n)) for n in range(6)], NOW)
         ahead = [click(n, NOW + 90 + n) for n in range(10, 17)]
@@ -216,7 +216,7 @@ def test_events_after_the_request_are_left_out(address):
     assert after.actions == [click(1), click(2, NOW + 0.001)]
 
 
-def test_events_older_than_the_time_to_live_are_gone(address):
+def test_events_older_than_the_time_to_live_are_deleted(address):
     async def scenario(store):
         old = click(1, NOW - 9 * DAY)
         counts = [await store.append([("u", old), ("u", click(2, NOW - 11 * DAY))], NOW)]
@@ -235,7 +235,7 @@ def test_events_older_than_the_time_to_live_are_gone(address):
 
 
 @pytest.mark.parametrize(("ttl_days", "kept"), [(365, ["e1", "e2"]), (7, [])])
-def test_a_store_that_is_opened_without_options_has_the_time_to_live_of_the_service(
+def test_a_store_opened_without_options_has_the_time_to_live_of_the_service(
     address, ttl_days, kept
 ):
     async def use(store):
@@ -266,7 +266,7 @@ def test_a_store_that_no_service_has_used_keeps_events_of_any_age(address):
     )
 
 
-def test_a_service_that_changes_the_time_to_live_says_so_once(address, caplog):
+def test_a_change_of_the_time_to_live_is_logged_once(address, caplog):
     async def use(store):
         await store.check_settings()
         await store.check_settings()
@@ -293,7 +293,7 @@ def test_a_time_to_live_that_valkey_has_lost_is_set_again(valkey):
     assert run(valkey.url, scenario) == [b"864000", b"9.0"]
 
 
-def test_a_profile_is_replaced_and_events_stay(address):
+def test_replacing_a_profile_keeps_the_events(address):
     async def scenario(store):
         await store.append([("u", click(1))], NOW)
         await store.set_profile("u", {"country": "CH", "age": 3}, NOW)
@@ -306,7 +306,7 @@ def test_a_profile_is_replaced_and_events_stay(address):
     assert len(found.actions) == 2
 
 
-def test_an_erased_user_is_unknown_and_others_stay(address):
+def test_an_erased_user_is_unknown_and_others_are_kept(address):
     async def scenario(store):
         for user_id in ("u", "v"):
             await store.set_profile(user_id, {"age": 1}, NOW)
@@ -323,7 +323,7 @@ def test_an_erased_user_is_unknown_and_others_stay(address):
     assert (other.profile, len(other.actions), len(other.impressions)) == ({"age": 1}, 1, 1)
 
 
-def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
+def test_events_from_before_the_erasure_do_not_restore_a_user(address):
     async def scenario(store):
         other = users.open_store(address, CONFIG)
         ahead = click(3, NOW + 5)
@@ -347,7 +347,7 @@ def test_events_from_before_the_erasure_do_not_bring_a_user_back(address):
     assert [event.event_id for event in back.actions] == ["e4"]
 
 
-def test_an_event_that_was_erased_does_not_come_back_after_a_second_erasure(address):
+def test_a_second_erasure_does_not_restore_an_erased_event(address):
     ahead = click(1, NOW + 250)
 
     async def scenario(store):
@@ -361,7 +361,7 @@ def test_an_event_that_was_erased_does_not_come_back_after_a_second_erasure(addr
     assert run(address, scenario) == [0, 1]
 
 
-def test_an_erased_user_with_an_event_far_in_the_future_can_come_back(address):
+def test_a_user_erased_with_an_event_far_in_the_future_can_return(address):
     async def scenario(store):
         # Written by a release that accepted it, or before a clock was set back.
         far = NOW + 1e12
@@ -376,7 +376,7 @@ def test_an_erased_user_with_an_event_far_in_the_future_can_come_back(address):
     assert run(address, scenario) == (True, [0, 1])
 
 
-def test_an_erasure_far_in_the_future_ends_in_sqlite(tmp_path):
+def test_sqlite_ignores_an_erasure_far_in_the_future(tmp_path):
     path = tmp_path / "users.db"
 
     async def scenario(store):
@@ -403,7 +403,7 @@ def test_a_profile_from_a_log_does_not_replace_one_that_was_set(address):
     assert run(address, scenario) == ([False, True], {"age": 2})
 
 
-def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(address):
+def test_profile_values_from_before_the_erasure_do_not_restore_a_user(address):
     logged = {"city": 'Z"ürich', "tags": [], "age": 3.5}
 
     async def scenario(store):
@@ -426,7 +426,7 @@ def test_values_of_a_profile_from_before_the_erasure_do_not_bring_a_user_back(ad
     assert new.profile == {"age": 1}
 
 
-def test_an_erasure_is_known_for_an_hour_in_sqlite(tmp_path):
+def test_sqlite_remembers_an_erasure_for_an_hour(tmp_path):
     async def scenario(store):
         await store.delete("secret-user", NOW)
         counts = [await store.expire(NOW + 3599)]
@@ -443,7 +443,7 @@ def test_an_erasure_is_known_for_an_hour_in_sqlite(tmp_path):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_an_erasure_is_known_for_an_hour_in_valkey(valkey):
+def test_valkey_remembers_an_erasure_for_an_hour(valkey):
     async def scenario(store):
         await store.delete("u", NOW)
         # It must not extend the hour.
@@ -453,7 +453,7 @@ def test_an_erasure_is_known_for_an_hour_in_valkey(valkey):
     assert 3500 < valkey.client().ttl("tfrec:{u}:erased") <= 3600
 
 
-def test_the_files_of_sqlite_have_nothing_of_an_erased_user(tmp_path):
+def test_sqlite_files_contain_no_data_of_an_erased_user(tmp_path):
     def contents():
         return b"".join(path.read_bytes() for path in tmp_path.glob("users.db*"))
 
@@ -469,7 +469,7 @@ def test_the_files_of_sqlite_have_nothing_of_an_erased_user(tmp_path):
     assert b"secret-ad" not in after
 
 
-def test_other_accounts_cannot_read_the_files_of_sqlite(tmp_path):
+def test_sqlite_files_are_readable_by_the_owner_only(tmp_path):
     async def scenario(store):
         await store.append([("u", click(1))], NOW)
         return {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
@@ -478,7 +478,7 @@ def test_other_accounts_cannot_read_the_files_of_sqlite(tmp_path):
     assert run(f"sqlite:{tmp_path}/users.db", scenario) == dict.fromkeys(names, 0o600)
 
 
-def test_an_erasure_does_not_wait_for_a_long_read_of_sqlite(tmp_path, monkeypatch):
+def test_an_erasure_in_sqlite_does_not_wait_for_a_long_read(tmp_path, monkeypatch):
     # Writes that wait for the read exceed the timeout below by far.
     monkeypatch.setattr(sqlite_store, "_BUSY_SECONDS", 60.0)
     path = tmp_path / "users.db"
@@ -533,9 +533,7 @@ def test_a_commit_that_fails_leaves_sqlite_usable(tmp_path):
     assert found.actions == [click(2)]
 
 
-def test_a_new_file_of_sqlite_that_other_processes_open_at_the_same_time_is_waited_for(
-    tmp_path, monkeypatch
-):
+def test_a_new_sqlite_file_can_be_opened_by_several_processes_at_once(tmp_path, monkeypatch):
     refused = []
 
     class Busy(sqlite3.Connection):
@@ -559,7 +557,7 @@ def test_a_new_file_of_sqlite_that_other_processes_open_at_the_same_time_is_wait
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-def test_a_file_of_sqlite_that_is_removed_or_replaced_is_not_used(tmp_path, is_replaced):
+def test_a_removed_or_replaced_sqlite_file_is_not_used(tmp_path, is_replaced):
     path = tmp_path / "users.db"
 
     async def scenario(store):
@@ -599,7 +597,7 @@ def test_two_open_stores_agree(address):
     assert (len(one.actions), one.profile) == (4, {"age": 1})
 
 
-def test_users_who_were_not_written_to_expire_in_sqlite(tmp_path):
+def test_users_without_writes_expire_in_sqlite(tmp_path):
     async def scenario(store):
         for number in range(1200):
             await store.append([(f"old-{number}", click(1))], NOW)
@@ -630,7 +628,7 @@ def test_users_written_by_a_clock_far_ahead_expire_in_sqlite(tmp_path):
     assert run(f"sqlite:{tmp_path}/users.db", scenario) == ([0, 0, 1200], True)
 
 
-def test_a_clock_far_behind_changes_no_times_of_users_in_sqlite(tmp_path):
+def test_a_clock_far_behind_changes_no_write_times_in_sqlite(tmp_path):
     async def scenario(store):
         await store.append([("u", click(1))], NOW)
         await store.append([("v", click(1, NOW + 5 * DAY))], NOW + 5 * DAY)
@@ -644,7 +642,7 @@ def test_a_clock_far_behind_changes_no_times_of_users_in_sqlite(tmp_path):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_users_who_were_not_written_to_expire_in_valkey(valkey):
+def test_users_without_writes_expire_in_valkey(valkey):
     client = valkey.client()
 
     async def scenario(store):
@@ -684,7 +682,7 @@ def test_many_users_are_read_in_a_thread_and_few_are_not(tmp_path):
     assert threads == [True, True, False]
 
 
-def test_an_address_of_no_store_is_refused_and_its_password_is_not_shown():
+def test_an_invalid_address_is_refused_without_its_password():
     # A space, or a missing colon, makes it an address of another kind.
     for address, shown in (
         ("memcached://x", "memcached://x"),
@@ -696,13 +694,13 @@ def test_an_address_of_no_store_is_refused_and_its_password_is_not_shown():
         assert "secret" not in str(no.value)
 
 
-def test_a_directory_that_does_not_exist_is_refused_and_not_made(tmp_path):
+def test_a_missing_directory_is_refused_and_not_created(tmp_path):
     with pytest.raises(ValueError, match=f"create the directory {tmp_path}/user"):
         users.open_store(f"sqlite:{tmp_path}/user/users.db")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_store_is_refused(tmp_path):
+def test_a_file_that_is_not_a_store_is_refused(tmp_path):
     (tmp_path / "text.db").write_text("not a database" * 100)
     with pytest.raises(errors.UserStoreError, match="file is not a database"):
         users.open_store(f"sqlite:{tmp_path}/text.db")
@@ -721,7 +719,7 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
         "PRAGMA user_version = 7",
     ],
 )
-def test_a_file_of_another_program_is_refused_and_does_not_change(tmp_path, script):
+def test_a_file_of_another_program_is_refused_and_unchanged(tmp_path, script):
     path = tmp_path / "other.db"
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.executescript(script)
@@ -734,7 +732,7 @@ def test_a_file_of_another_program_is_refused_and_does_not_change(tmp_path, scri
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_store_that_needs_no_change_is_opened_without_a_write(tmp_path):
+def test_an_existing_store_is_opened_without_a_write(tmp_path):
     path = tmp_path / "users.db"
 
     async def write(store):
@@ -747,14 +745,14 @@ def test_a_store_that_needs_no_change_is_opened_without_a_write(tmp_path):
         assert run(f"sqlite:{path}", read).actions == [click(1)]
 
 
-def test_a_store_in_memory_is_refused_and_no_file_is_made(tmp_path, monkeypatch):
+def test_a_store_in_memory_is_refused_and_creates_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"got 'sqlite::memory:'.* Name a file"):
         users.open_store("sqlite::memory:")
     assert not list(tmp_path.iterdir())
 
 
-def test_sqlite_has_no_settings_that_lose_users(tmp_path):
+def test_sqlite_has_no_settings_to_check(tmp_path):
     async def scenario(store):
         return await store.check_settings()
 
@@ -787,14 +785,14 @@ def test_a_server_that_evicts_is_a_problem(valkey):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_a_key_of_another_program_does_not_ask_whether_the_server_runs(valkey):
+def test_an_error_about_a_foreign_key_does_not_ask_whether_the_server_runs(valkey):
     valkey.client().lpush("tfrec:{u}:actions", "1")
     with pytest.raises(errors.UserStoreError, match=r"WRONGTYPE.* Check the settings") as caught:
         run(valkey.url, read)
     assert "running" not in str(caught.value)
 
 
-def test_a_server_that_loads_its_data_is_not_asked_whether_it_runs():
+def test_an_error_while_the_server_loads_does_not_ask_whether_it_runs():
     redis = pytest.importorskip("redis")
 
     async def scenario(store):
@@ -808,7 +806,7 @@ def test_a_server_that_loads_its_data_is_not_asked_whether_it_runs():
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_a_server_that_is_gone_fails_with_its_address_and_no_password(valkey):
+def test_the_error_of_a_missing_server_has_its_address_without_the_password(valkey):
     valkey.kill()
     address = valkey.url.replace("127", "name:secret@127")
     place = valkey.url.removeprefix("redis://")
@@ -819,7 +817,7 @@ def test_a_server_that_is_gone_fails_with_its_address_and_no_password(valkey):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_a_wrong_password_is_named_and_not_shown(valkey):
+def test_the_error_of_a_wrong_password_does_not_show_it(valkey):
     valkey.client().config_set("requirepass", "right-secret")
     address = valkey.url.replace("127", ":wrong-secret@127")
     with pytest.raises(errors.UserStoreError, match="Check the user and the password") as caught:
@@ -829,7 +827,7 @@ def test_a_wrong_password_is_named_and_not_shown(valkey):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_an_error_of_the_server_has_nothing_of_the_user(valkey):
+def test_an_error_of_the_server_contains_no_user_data(valkey):
     valkey.client().config_set("maxmemory", 1)
 
     async def scenario(store):
@@ -852,7 +850,7 @@ def test_an_error_of_the_server_has_nothing_of_the_user(valkey):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_the_address_of_a_replica_is_named(valkey):
+def test_the_address_of_a_replica_is_refused(valkey):
     valkey.client().replicaof("127.0.0.1", "1")
 
     async def scenario(store):
@@ -891,7 +889,7 @@ def test_connections_to_a_server_that_has_become_a_replica_are_closed(valkey):
     assert run(valkey.url, scenario) == 1
 
 
-def test_a_command_that_the_server_does_not_have_is_named_without_its_arguments():
+def test_an_unknown_command_is_named_without_its_arguments():
     redis = pytest.importorskip("redis")
     text = "unknown command 'SET', with args beginning with: 'tfrec:{secret}:profile' '{}' "
 

@@ -18,7 +18,7 @@ TOKEN = "a-secret"
 
 
 @pytest.mark.parametrize("path", ["console", "docs"])
-def test_the_page_lets_nothing_from_elsewhere_be_loaded_and_no_text_be_run(service_url, path):
+def test_the_content_security_policy_allows_only_files_of_the_service(service_url, path):
     reply = httpx.get(f"{service_url}/{path}", timeout=60)
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
@@ -34,7 +34,7 @@ def test_the_page_lets_nothing_from_elsewhere_be_loaded_and_no_text_be_run(servi
     assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_files_name_nothing_outside_and_hold_no_inline_code():
+def test_files_have_no_external_references_and_no_inline_code():
     names = re.compile(r"https?://|//[a-z]|@import|url\(")
     for file in FILES:
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
@@ -55,7 +55,7 @@ def test_no_value_can_become_markup(name):
     assert not [file.name for file in FILES if word.search(file.read_text(encoding="utf-8"))]
 
 
-def test_every_file_that_the_page_names_is_served_with_its_type(service_url):
+def test_every_file_of_the_pages_is_served_with_its_type(service_url):
     types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
     page = "".join(
         httpx.get(f"{service_url}/{path}", timeout=60).text for path in ("console", "docs")
@@ -73,7 +73,7 @@ def test_every_file_that_the_page_names_is_served_with_its_type(service_url):
         assert "content-security-policy" in reply.headers
 
 
-def test_a_file_that_has_not_changed_is_not_sent_again(service_url):
+def test_an_unchanged_file_is_not_sent_again(service_url):
     first = httpx.get(f"{service_url}/console/main.js", timeout=60)
     again = httpx.get(
         f"{service_url}/console/main.js",
@@ -89,7 +89,7 @@ def test_no_other_file_is_served(service_url, path):
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_the_page_comes_without_the_token_and_data_does_not(tiny_bundle, ranker_address):
+def test_pages_require_no_token_and_data_does(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, token=TOKEN) as url:
         start = httpx.get(f"{url}/", follow_redirects=True, timeout=60)
@@ -102,7 +102,7 @@ def test_the_page_comes_without_the_token_and_data_does_not(tiny_bundle, ranker_
         assert httpx.get(f"{url}/v1/bundle", timeout=60).status_code == 401
 
 
-def test_the_bundle_tells_limits_and_sample_requests(service_url):
+def test_the_bundle_has_limits_and_sample_requests(service_url):
     document = httpx.get(f"{service_url}/v1/bundle", timeout=60).json()
     assert document["limits"] == {
         "num_candidates": 500,
@@ -162,7 +162,7 @@ def _luminance(color):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_text_stands_out_from_what_is_behind_it_in_light_and_dark():
+def test_text_has_enough_contrast_in_light_and_dark():
     light, dark = BASE_CSS.read_text(encoding="utf-8").split("@media (prefers-color-scheme: dark)")
     pairs = [("on-accent", "accent"), ("ink", "warn-page"), ("ink", "bad-page")]
     pairs += [

@@ -113,7 +113,7 @@ def filters_sent(page):
     return request.get("filters")
 
 
-def test_it_loads_and_recommends_for_a_sample_request(service_url, page):
+def test_the_console_shows_the_answer_to_a_sample_request(service_url, page):
     assert shown_ads(page) == asked(service_url, context=sample())
     assert page.locator("#release").inner_text() == "Release 1 · 300 ads"
     expect(page.locator("#health")).to_have_text("ready")
@@ -127,7 +127,7 @@ def test_it_loads_and_recommends_for_a_sample_request(service_url, page):
     assert "highest score among the 300 candidates: click " in page.inner_text("#scales")
 
 
-def test_the_dots_can_be_read_in_a_table_with_the_keyboard(page):
+def test_the_candidates_can_be_read_in_a_table_with_the_keyboard(page):
     page.locator("#candidate-list summary").press("Enter")
     rows = page.locator("#candidate-table tbody tr")
     expect(rows).to_have_count(300)
@@ -159,7 +159,7 @@ def test_an_answer_with_its_candidates_is_one_request(service_url, open_console)
     assert len(posted) <= 2
 
 
-def test_a_slider_changes_the_order_at_once_and_the_service_confirms_it(service_url, page):
+def test_a_slider_previews_the_order_and_the_service_confirms_it(service_url, page):
     before = shown_ads(page)
     # Read in the same turn of the page's event loop: nothing can have been asked yet.
     at_once = page.evaluate(
@@ -181,7 +181,7 @@ def test_a_slider_changes_the_order_at_once_and_the_service_confirms_it(service_
     expect(page.locator("#ads > li").first).to_have_attribute("data-ad", before[0])
 
 
-def test_it_is_used_by_keyboard_alone(service_url, page):
+def test_the_console_works_with_the_keyboard_alone(service_url, page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the ads"
     for _ in range(60):
@@ -209,7 +209,7 @@ def test_it_is_used_by_keyboard_alone(service_url, page):
     assert page.evaluate(label) == f"Exclude {second}"
 
 
-def test_filters_and_rules_leave_what_they_allow(service_url, page):
+def test_filters_and_rules_are_applied(service_url, page):
     page.click("#add-filter")
     page.get_by_label("Ad field").select_option("price")
     type_in(page, "input[aria-label='Value of price']", "20")
@@ -227,7 +227,7 @@ def test_filters_and_rules_leave_what_they_allow(service_url, page):
     expect(candidates(page)).to_have_text("300")
 
 
-def test_every_fault_that_the_service_finds_is_next_to_its_control(page):
+def test_every_error_is_shown_next_to_its_control(page):
     age = "[data-place='context.age']"
     type_in(page, age, "forty")
     message = page.locator("#fields .problem")
@@ -252,7 +252,7 @@ def test_every_fault_that_the_service_finds_is_next_to_its_control(page):
         expect(page.locator(f"#{described}")).to_contain_text(text)
 
 
-def test_a_fault_among_many_fields_is_found_from_the_list_of_faults(page):
+def test_the_list_of_errors_links_to_a_field_out_of_sight(page):
     def wide(route):
         bundle = route.fetch().json()
         extra = [{"name": f"extra_{place}", "kind": "numeric"} for place in range(101)]
@@ -284,7 +284,7 @@ def test_a_fault_among_many_fields_is_found_from_the_list_of_faults(page):
     expect(page.locator("#failure")).to_contain_text("context.age")
 
 
-def test_a_request_is_written_as_json_and_its_mistakes_are_shown(service_url, page):
+def test_a_request_can_be_written_as_json_and_its_errors_are_shown(service_url, page):
     open_json(page)
     assert page.evaluate("JSON.parse(document.getElementById('json').value).context") == sample()
     page.fill("#json", '{"k": 3,}')
@@ -357,7 +357,7 @@ def serving_without_ranker(tiny_bundle):
         yield url, port
 
 
-def test_a_degraded_answer_is_shown_plainly_and_a_full_one_when_the_ranker_is_back(
+def test_a_degraded_answer_is_marked_until_the_ranker_is_back(
     tiny_base, serving_without_ranker, open_console
 ):
     url, port = serving_without_ranker
@@ -418,7 +418,7 @@ def serving_with_token(tiny_bundle, ranker_address):
         yield url
 
 
-def test_it_requests_the_token_says_when_it_is_wrong_and_names_a_service_that_is_gone(
+def test_the_page_asks_for_the_token_and_reports_a_wrong_one_and_a_service_that_is_gone(
     tiny_bundle, ranker_address, open_console
 ):
     with serving_with_token(tiny_bundle, ranker_address) as url:
@@ -498,7 +498,7 @@ def canary_url(tmp_path_factory):
             yield url
 
 
-def test_the_canary_is_next_to_the_stable_release(canary_url, open_console):
+def test_the_canary_is_compared_with_the_stable_release(canary_url, open_console):
     page = open_console(canary_url)
     answered(page, "ads from release 1")
     stable = asked(canary_url, context=sample(), release="stable")
@@ -528,7 +528,7 @@ def test_the_canary_is_next_to_the_stable_release(canary_url, open_console):
     assert page.evaluate("JSON.parse(document.getElementById('json').value).release") == "canary"
 
 
-def test_another_release_leaves_the_request_as_it_is(canary_url, open_console):
+def test_switching_releases_keeps_the_request(canary_url, open_console):
     page = open_console(canary_url)
     answered(page)
     page.select_option("#sample", "2")
@@ -568,7 +568,7 @@ def changed_url(tmp_path):
         yield url
 
 
-def test_a_release_that_refuses_the_request_is_described_with_its_fields(changed_url, open_console):
+def test_a_release_that_refuses_the_request_shows_its_own_fields(changed_url, open_console):
     page = open_console(changed_url)
     answered(page, "ads from release 1")
     refusal = "context: unknown field 'device' (str). "
@@ -716,9 +716,7 @@ def pictured_url(tmp_path):
             yield url
 
 
-def test_titles_and_pictures_are_shown_and_only_web_addresses_are_loaded(
-    pictured_url, open_console
-):
+def test_titles_and_pictures_are_shown_and_only_http_urls_are_loaded(pictured_url, open_console):
     page = open_console(pictured_url)
     answered(page)
     type_in(page, "#k", "40")
@@ -747,7 +745,7 @@ def test_titles_and_pictures_are_shown_and_only_web_addresses_are_loaded(
     assert page.title() == "tfrec console · release 1"
 
 
-def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile_url, open_console):
+def test_markup_is_shown_as_text_and_absent_heads_are_named(hostile_url, open_console):
     page = open_console(hostile_url)
     answered(page)
     assert shown_ads(page) == asked(hostile_url, context=sample())
@@ -791,7 +789,7 @@ def test_a_release_without_a_ranker_or_with_a_weak_head_is_described(
         assert page.is_visible("#weights-box") is release.manifest.has_ranker
 
 
-def test_a_value_of_two_lines_is_asked_for_as_it_is(hostile_url, open_console):
+def test_a_filter_keeps_the_line_break_of_a_value(hostile_url, open_console):
     page = open_console(hostile_url)
     answered(page)
     condition = {"field": "category", "any_of": ["two\nlines"]}
@@ -808,7 +806,7 @@ def test_a_value_of_two_lines_is_asked_for_as_it_is(hostile_url, open_console):
 
 
 @pytest.mark.parametrize("which", ["service_url", "hostile_url"])
-def test_it_fits_a_phone(which, request, open_console):
+def test_the_page_fits_a_phone(which, request, open_console):
     page = open_console(request.getfixturevalue(which), 360, 740, has_touch=True, is_mobile=True)
     answered(page)
     page.locator("#ads summary").first.tap()
@@ -828,9 +826,7 @@ def test_it_fits_a_phone(which, request, open_console):
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-def test_long_names_of_fields_are_readable_and_leave_room_for_values(
-    service_url, open_console, width
-):
+def test_long_field_names_are_readable_and_leave_room_for_values(service_url, open_console, width):
     long = "a_field_whose_name_is_longer_than_the_column_that_it_has_in_the_page_of"
 
     def renamed(route):
@@ -856,7 +852,7 @@ def test_long_names_of_fields_are_readable_and_leave_room_for_values(
     assert sizes[0] <= sizes[1]
 
 
-def test_every_control_has_a_name_and_every_id_is_there_once(page):
+def test_every_control_has_a_name_and_every_id_is_unique(page):
     page.click("#add-filter")
     nameless = page.locator("input, select, textarea, button").evaluate_all(
         """nodes => nodes.filter((node) => !node.labels?.length
@@ -868,7 +864,7 @@ def test_every_control_has_a_name_and_every_id_is_there_once(page):
     assert len(ids) == len(set(ids))
 
 
-def test_it_follows_the_colors_of_the_system_and_uses_a_wide_window(page):
+def test_the_page_follows_the_color_scheme_and_uses_a_wide_window(page):
     colors = {}
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -898,7 +894,7 @@ def test_it_follows_the_colors_of_the_system_and_uses_a_wide_window(page):
         {"field": "price", "at_most": 20, "at_least": None, "none_of": [1]},
     ],
 )
-def test_a_condition_of_the_json_stays_as_it_is_when_another_is_added(page, kept):
+def test_adding_a_condition_keeps_those_that_the_form_cannot_show(page, kept):
     open_json(page)
     page.fill("#json", json.dumps({"filters": {"conditions": [kept]}}))
     open_form(page)
@@ -908,7 +904,7 @@ def test_a_condition_of_the_json_stays_as_it_is_when_another_is_added(page, kept
     assert filters_sent(page) == {"conditions": [kept, {"field": "price", "at_most": 30}]}
 
 
-def test_values_of_the_candidates_are_suggested_and_the_focus_stays(page):
+def test_values_of_candidates_are_suggested_and_the_focus_stays(page):
     page.click("#add-filter")
     field = page.get_by_label("Ad field")
     field.focus()
@@ -926,7 +922,7 @@ def test_values_of_the_candidates_are_suggested_and_the_focus_stays(page):
     assert filters_sent(page) == {"conditions": [condition]}
 
 
-def test_a_service_that_hangs_is_not_called_ready(service_url, open_console):
+def test_a_service_that_hangs_is_not_shown_as_ready(service_url, open_console):
     page = open_console(service_url)
     answered(page)
     expect(page.locator("#health")).to_have_text("ready")
@@ -943,7 +939,7 @@ def test_a_service_that_hangs_is_not_called_ready(service_url, open_console):
     expect(page.locator("#health")).to_have_text("no answer")
 
 
-def test_a_service_that_is_back_is_not_said_to_be_gone(service_url, open_console):
+def test_the_notice_disappears_when_the_service_is_back(service_url, open_console):
     page = open_console(service_url)
     answered(page)
     page.clock.install()
@@ -963,7 +959,9 @@ def test_a_service_that_is_back_is_not_said_to_be_gone(service_url, open_console
     answered(page)
 
 
-def test_a_page_that_came_before_its_service_starts_when_that_is_there(service_url, open_console):
+def test_a_page_loaded_before_its_service_starts_once_the_service_answers(
+    service_url, open_console
+):
     page = open_console(service_url)
     answered(page)
     page.clock.install()
@@ -993,7 +991,7 @@ def test_the_live_updates_are_described_with_their_rates(service_url, open_conso
     expect(row).to_contain_text("removed or changed 0" + text)
 
 
-def test_the_api_is_described_and_tried_with_what_the_service_itself_has(
+def test_the_api_page_describes_routes_and_sends_requests_to_this_service_only(
     tiny_bundle, ranker_address, open_console
 ):
     with serving_with_token(tiny_bundle, ranker_address) as url:
@@ -1043,7 +1041,7 @@ def stored_url(tiny_bundle, ranker_address, tmp_path):
         yield url
 
 
-def test_what_the_store_has_of_the_user_is_said(stored_url, open_console):
+def test_the_status_of_the_user_data_is_shown(stored_url, open_console):
     page = open_console(stored_url)
     answered(page)
     assert "User data" not in page.inner_text("#status")
@@ -1067,7 +1065,7 @@ def test_what_the_store_has_of_the_user_is_said(stored_url, open_console):
     assert page.locator("#stages td").first.inner_text() == "users"
 
 
-def test_the_routes_of_users_are_tried_with_an_id_and_a_body(stored_url, open_console):
+def test_user_routes_can_be_tried_with_an_id_and_a_body(stored_url, open_console):
     page = open_console(stored_url)
     page.goto(f"{stored_url}/docs")
 

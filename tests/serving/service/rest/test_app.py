@@ -29,7 +29,7 @@ def error_of(reply):
     return reply.status_code, document["code"], document["message"]
 
 
-def test_recommend_answers_as_the_contract_says(http):
+def test_an_answer_has_the_documented_keys(http):
     body = {"user": {"country": "CH"}, "context": {"device": "tv"}, "k": 3, "request_id": "r7"}
     reply = http.post("/v1/recommend", json=body)
     assert reply.status_code == 200
@@ -48,7 +48,7 @@ def test_recommend_answers_as_the_contract_says(http):
     assert set(answer["ads"][0]["fields"]) == {"advertiser", "category", "price", "tags"}
 
 
-def test_an_empty_object_gives_the_default_ten(http):
+def test_an_empty_request_gets_ten_ads(http):
     answer = http.post("/v1/recommend", json={}).json()
     assert len(answer["ads"]) == 10
     assert answer["request_id"]
@@ -64,7 +64,7 @@ def test_null_is_the_same_as_absent(http):
     assert len(reply.json()["ads"]) == 10
 
 
-def test_no_number_of_an_answer_is_nan(http):
+def test_answers_contain_no_nan(http):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
@@ -73,7 +73,7 @@ def test_no_number_of_an_answer_is_nan(http):
     assert sum(ad["fields"]["price"] is None for ad in answer["ads"]) == 43  # 0, 7, … 294
 
 
-def test_lists_come_and_go_as_json_lists(http):
+def test_list_fields_are_json_lists(http):
     def post(history):
         reply = http.post("/v1/recommend", json={"user": {"history": history}, "k": 300})
         assert reply.status_code == 200
@@ -87,7 +87,7 @@ def test_lists_come_and_go_as_json_lists(http):
     assert ads != post([]) == post(None) == post([None, ""])
 
 
-def test_filters_leave_eligible_ads_only(http):
+def test_filters_return_eligible_ads_only(http):
     condition = {"field": "advertiser", "any_of": ["advertiser-3"]}
     filters = {"conditions": [condition], "excluded_ads": ["ad-3"], "allowed_ads": None}
     answer = http.post("/v1/recommend", json={"filters": filters, "k": 300}).json()
@@ -107,14 +107,14 @@ def test_a_batch_is_answered_in_order(http):
     assert [ad["ad_id"] for ad in answers[1]["ads"]] == [ad["ad_id"] for ad in alone["ads"]]
 
 
-def test_a_batch_that_is_too_long_is_refused_before_its_requests_are_looked_at(http):
+def test_a_batch_that_is_too_long_is_refused_before_its_requests_are_validated(http):
     requests = [{"k": "wrong"}] * 50_000
     status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
     assert (status, code) == (400, "invalid_request")
     assert message == "requests: expected at most 1000 values, got 50000."
 
 
-def test_a_batch_that_asks_for_too_many_ads_is_refused(http):
+def test_a_batch_for_too_many_ads_is_refused(http):
     requests = [{"k": 1000}] * 128
     status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
     assert (status, code) == (413, "request_too_large")
@@ -126,9 +126,7 @@ def test_a_batch_that_asks_for_too_many_ads_is_refused(http):
     assert http.post("/v1/recommend", json={"k": 1000}).is_success
 
 
-def test_others_are_answered_while_a_large_answer_is_composed(
-    tiny_bundle, ranker_address, monkeypatch
-):
+def test_a_large_answer_does_not_block_other_requests(tiny_bundle, ranker_address, monkeypatch):
     composing, go_on = threading.Event(), threading.Event()
     composed = answers.compose
 
@@ -158,7 +156,7 @@ def test_others_are_answered_while_a_large_answer_is_composed(
     assert [len(answer["ads"]) for answer in several["responses"]] == [60, 60]
 
 
-def test_a_batch_of_none_is_answered_with_none(http):
+def test_an_empty_batch_is_answered(http):
     reply = http.post("/v1/recommend/batch", json={"requests": []})
     assert (reply.status_code, reply.json()) == (200, {"responses": []})
 
@@ -224,7 +222,7 @@ def test_a_batch_of_none_is_answered_with_none(http):
         (b'{"request_id": "\\ud800"}', None, None, "request_id"),
     ],
 )
-def test_refused_bodies(http, body, status, code, message):
+def test_invalid_bodies_are_refused(http, body, status, code, message):
     reply = http.post("/v1/recommend", content=body, headers={"content-type": "application/json"})
     found_status, found_code, found_message = error_of(reply)
     assert found_status == status or (status is None and found_status in (400, 422))
@@ -232,7 +230,7 @@ def test_refused_bodies(http, body, status, code, message):
     assert message in found_message
 
 
-def test_all_faults_of_a_body_are_named_at_once(http):
+def test_all_errors_of_a_body_are_reported_together(http):
     body = {
         "contxt": {},
         "k": "3",
@@ -255,7 +253,7 @@ def test_all_faults_of_a_body_are_named_at_once(http):
         assert line.startswith(start)
 
 
-def test_a_body_that_is_not_json_is_refused_with_the_place(http):
+def test_malformed_json_is_refused_with_the_position(http):
     reply = http.post(
         "/v1/recommend", content=b'{"k": }', headers={"content-type": "application/json"}
     )
@@ -264,7 +262,7 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(http):
 
 
 @pytest.mark.parametrize("named", ["application/x-www-form-urlencoded", "text/plain", None])
-def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(http, named):
+def test_a_content_type_other_than_json_is_refused(http, named):
     # What `curl -d` sends unless it is told otherwise is the first.
     headers = {} if named is None else {"content-type": named}
     reply = http.post("/v1/recommend", content=b'{"k": 1}', headers=headers)
@@ -274,7 +272,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(http, nam
     assert repr(named) in message or (named is None and "none" in message)
 
 
-def test_a_compressed_body_is_refused_with_the_remedy(http):
+def test_a_compressed_body_is_refused(http):
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     body = gzip.compress(b'{"k": 1}')
     status, code, message = error_of(http.post("/v1/recommend", content=body, headers=headers))
@@ -307,7 +305,7 @@ def test_a_body_above_the_limit_is_refused(tiny_bundle, ranker_address):
         assert http.post("/v1/recommend", json={}).status_code == 200
 
 
-def test_unknown_paths_and_methods_are_json_errors(http):
+def test_errors_of_unknown_paths_and_methods_are_json(http):
     assert error_of(http.get("/v1/nothing"))[:2] == (404, "not_found")
     assert error_of(http.get("/v1/recommend"))[:2] == (405, "method_not_allowed")
 
@@ -326,7 +324,7 @@ def test_health_and_readiness(http):
     assert http.get("/readyz").json() == {"status": "ready", "degraded": None}
 
 
-def test_without_a_ranker_it_is_alive_and_answers_but_is_not_ready(tiny_bundle):
+def test_without_a_ranker_the_service_answers_but_is_not_ready(tiny_bundle):
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     service = serving_fixtures.make_orchestrator(tiny_bundle, address)
     with serving_fixtures.serve_app(service) as url, httpx.Client(base_url=url, timeout=60) as http:
@@ -339,7 +337,7 @@ def test_without_a_ranker_it_is_alive_and_answers_but_is_not_ready(tiny_bundle):
         assert address in answer["degraded"]
 
 
-def test_readiness_names_a_ranker_that_has_gone(tiny_base, tiny_bundle):
+def test_readiness_reports_an_unavailable_ranker(tiny_base, tiny_bundle):
     with serving_fixtures.serve_ranker(tiny_base) as server:
         address = f"127.0.0.1:{server.port}"
         service = serving_fixtures.make_orchestrator(tiny_bundle, address)
@@ -356,7 +354,7 @@ def test_readiness_names_a_ranker_that_has_gone(tiny_base, tiny_bundle):
     assert (reply.status_code, reply.json()["status"]) == (200, "ready")
 
 
-def test_metrics_name_a_replica_that_has_gone(tiny_base, tiny_bundle, ranker_address):
+def test_metrics_report_an_unavailable_replica(tiny_base, tiny_bundle, ranker_address):
     with serving_fixtures.serve_ranker(tiny_base) as server:
         address = f"127.0.0.1:{server.port}"
         service = serving_fixtures.make_orchestrator(tiny_bundle, f"{address},{ranker_address}")
@@ -372,7 +370,7 @@ def test_metrics_name_a_replica_that_has_gone(tiny_base, tiny_bundle, ranker_add
             assert 'tfrec_ranker_replicas{version="1"} 1.0' in http.get("/metrics").text
 
 
-def test_readiness_and_metrics_name_a_log_that_cannot_be_written(
+def test_readiness_and_metrics_report_a_log_that_cannot_be_written(
     tiny_bundle, ranker_address, tmp_path
 ):
     metrics = orchestrator.ServiceMetrics()
@@ -448,7 +446,7 @@ def test_the_openapi_document_has_examples(http):
     assert parts["rule"]["enum"] == ["cap", "frequency_cap", "diversity", "exploration"]
 
 
-def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
+def test_examples_are_answered_and_replies_match_the_document(http):
     document = http.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
 
@@ -496,7 +494,7 @@ def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
     assert names == ["x-deadline-ms", "x-request-id"]
 
 
-def test_the_openapi_document_says_where_the_token_is_asked_for(tiny_bundle, ranker_address):
+def test_the_openapi_document_says_which_routes_require_the_token(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     token = {"authorization": "Bearer a-secret"}
     with serving_fixtures.serve_app(service, token="a-secret") as url:

@@ -35,7 +35,7 @@ def bearer(token):
     return {"authorization": f"Bearer {token}"}
 
 
-def test_only_health_and_readiness_and_pages_without_data_come_without_the_token(guarded):
+def test_only_health_readiness_and_pages_require_no_token(guarded):
     for path in ("/healthz", "/readyz", "/docs"):
         assert httpx.get(guarded + path, timeout=60).status_code == 200
     for path in ("/v1/bundle", "/openapi.json", "/redoc", "/nothing"):
@@ -49,7 +49,7 @@ def test_only_health_and_readiness_and_pages_without_data_come_without_the_token
     assert reply.status_code == 200
 
 
-def test_the_metrics_count_each_route_of_the_application_without_its_parameters():
+def test_metrics_label_requests_by_route_without_parameters():
     app = fastapi.FastAPI(openapi_url=None)
     paths = ["/", "/v1/similar", "/v1/users/{user_id:path}", "/console", "/console/{name:path}"]
     for path in paths:
@@ -87,7 +87,7 @@ def head(length, **headers):
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def test_a_body_of_100_mb_is_refused_before_it_has_come(guarded):
+def test_a_body_of_100_mb_is_refused_before_it_is_sent(guarded):
     received = raw(guarded, head(100_000_000, expect="100-continue"))
     assert received.startswith(b"HTTP/1.1 413 ")
     assert b"body_too_large" in received
@@ -99,7 +99,7 @@ def test_a_client_that_sends_100_mb_reads_why_it_was_refused(guarded):
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
 
 
-def test_a_body_that_does_not_come_is_given_up(tiny_bundle, ranker_address):
+def test_a_body_that_does_not_arrive_is_refused(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, max_body_seconds=0.5) as url:
         received = raw(url, head(1000), b'{"user": ')
@@ -138,7 +138,7 @@ def test_requests_above_the_limit_are_told_when_to_retry(tiny_bundle, ranker_add
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_has_come(
+def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_arrives(
     tiny_bundle, ranker_address
 ):
     def post(url):
@@ -156,9 +156,7 @@ def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_ha
     assert b"left until the deadline of 20 ms" in received
 
 
-def test_a_deadline_beyond_the_default_counts_before_the_body_if_the_header_has_it(
-    tiny_bundle, ranker_address
-):
+def test_a_longer_deadline_counts_before_the_body_only_in_the_header(tiny_bundle, ranker_address):
     # An answer is expected after 10 ms for each request ahead, too late from the second on.
     config = OrchestratorConfig(default_deadline_ms=20)
 
@@ -177,7 +175,7 @@ def test_a_deadline_beyond_the_default_counts_before_the_body_if_the_header_has_
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "60001", ""])
-def test_a_deadline_header_that_is_not_a_time_is_refused(service_url, value):
+def test_an_invalid_deadline_header_is_refused(service_url, value):
     headers = {"x-deadline-ms": value}
     reply = httpx.post(service_url + "/v1/recommend", json={}, headers=headers, timeout=60)
     assert reply.status_code == 400
@@ -206,7 +204,7 @@ def test_the_shorter_of_header_and_body_is_the_deadline(service_url):
     assert ["3 ms" in reasons[0], "2 ms" in reasons[1]] == [True, True]
 
 
-def test_a_request_has_one_id_in_header_body_and_log(service_url, caplog):
+def test_header_body_and_log_have_the_same_request_id(service_url, caplog):
     with caplog.at_level(logging.INFO, "tfrec.access"):
         named = httpx.post(
             service_url + "/v1/recommend",
@@ -231,7 +229,7 @@ def test_a_request_has_one_id_in_header_body_and_log(service_url, caplog):
 @pytest.mark.parametrize(
     ("given", "header"), [(" r", "%20r"), ("r ", "r%20"), ("é", "%C3%A9"), ("a b", "a b")]
 )
-def test_an_id_that_is_no_header_is_answered_and_encoded_in_the_header(service_url, given, header):
+def test_a_request_id_is_percent_encoded_in_the_header(service_url, given, header):
     reply = httpx.post(f"{service_url}/v1/recommend", json={"request_id": given}, timeout=60)
     assert (reply.status_code, reply.json()["request_id"]) == (200, given)
     assert reply.headers["x-request-id"] == header
@@ -270,7 +268,7 @@ SMUGGLED = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
         ([f"x: {'y' * 20_000}", "", ""], 431, "head_too_large"),
     ],
 )
-def test_a_head_that_is_ambiguous_or_large_is_refused_and_ends_the_connection(
+def test_an_ambiguous_or_large_head_is_refused_and_ends_the_connection(
     service_url, lines, status, code
 ):
     start = ["POST /v1/recommend HTTP/1.1", "host: x", "content-type: application/json"]
@@ -282,7 +280,7 @@ def test_a_head_that_is_ambiguous_or_large_is_refused_and_ends_the_connection(
     assert json.loads(body)["error"]["code"].startswith(code)
 
 
-def test_chunks_in_http_1_0_are_refused(service_url):
+def test_chunked_bodies_in_http_1_0_are_refused(service_url):
     lines = ["POST /v1/recommend HTTP/1.0", "transfer-encoding: chunked", "", "0", "", ""]
     received = raw(service_url, "\r\n".join(lines).encode())
     assert received.split()[1] == b"400"
@@ -290,14 +288,14 @@ def test_chunks_in_http_1_0_are_refused(service_url):
 
 
 @pytest.mark.parametrize("path", ["/healthz/", "/v1/recommend/", "/console/", "//evil/healthz"])
-def test_no_header_of_a_client_comes_back_in_a_redirect(service_url, path):
+def test_redirects_do_not_contain_headers_of_the_client(service_url, path):
     for headers in ({"host": "evil.example"}, {"x-forwarded-host": "evil.example"}):
         reply = httpx.get(service_url + path, headers=headers, timeout=60)
         assert "evil.example" not in f"{reply.headers}"
         assert "evil.example" not in reply.text
 
 
-def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
+def test_a_draining_service_answers_is_not_ready_and_closes_connections(
     tiny_bundle, ranker_address
 ):
     draining = threading.Event()

@@ -9,7 +9,7 @@ from serving import requests
 from serving.service.rest import rest_errors
 
 
-def test_a_new_route_refuses_a_body_by_its_own_model():
+def test_a_body_is_refused_by_the_model_of_its_route():
     app = fastapi.FastAPI()
     rest_errors.add_handlers(app, lambda request: None)
 

@@ -59,7 +59,7 @@ def ids_of(reply):
     return [ad["ad_id"] for ad in reply.json()["ads"]]
 
 
-def test_an_event_is_in_the_next_answer_of_its_user(serve):
+def test_an_event_affects_the_next_answer_to_its_user(serve):
     body = {"user_id": "u", "k": 2, "rules": {"frequency_caps": [{"max": 1, "event": "click"}]}}
     with serve() as http:
         first = ids_of(http.post("/v1/recommend", json=body))
@@ -78,7 +78,7 @@ def test_an_event_is_in_the_next_answer_of_its_user(serve):
         assert len(known["impressions"]) == 4
 
 
-def test_events_are_feedback_to_the_answers_that_they_name(serve, tmp_path):
+def test_events_are_logged_as_feedback_to_the_answers_that_they_name(serve, tmp_path):
     with serve() as http:
         answer = {"user_id": "u", "k": 3, "request_id": "r1"}
         shown = ids_of(http.post("/v1/recommend", json=answer))
@@ -125,7 +125,7 @@ def test_events_are_feedback_to_the_answers_that_they_name(serve, tmp_path):
         ({"time": 1_800_000_000_000}, 400, "events[0].time: expected at most 300 s after the"),
     ],
 )
-def test_an_event_that_is_not_valid_is_refused_with_all_others(serve, changes, status, message):
+def test_an_invalid_event_refuses_the_whole_batch(serve, changes, status, message):
     with serve() as http:
         reply = http.post("/v1/events", json={"events": [event("e1", **changes), event("e2")]})
         assert error_of(reply)[0] == status
@@ -133,7 +133,7 @@ def test_an_event_that_is_not_valid_is_refused_with_all_others(serve, changes, s
         assert http.get("/v1/users/u").json()["actions"] == []
 
 
-def test_a_clock_that_is_a_little_ahead_is_accepted(serve):
+def test_events_of_a_clock_that_is_slightly_ahead_are_accepted(serve):
     with serve() as http:
         ahead = event("e1", time=time.time() + 100)
         assert http.post("/v1/events", json={"events": [ahead]}).json()["added"] == 1
@@ -141,7 +141,7 @@ def test_a_clock_that_is_a_little_ahead_is_accepted(serve):
         assert http.get("/v1/users/u").json()["actions"] == []
 
 
-def test_a_log_of_events_that_cannot_be_written_is_a_problem_until_it_can(serve, tmp_path, caplog):
+def test_readiness_reports_a_feedback_log_until_it_can_be_written_again(serve, tmp_path, caplog):
     def problem():
         return http.get("/readyz").json()["degraded"]
 
@@ -157,7 +157,7 @@ def test_a_log_of_events_that_cannot_be_written_is_a_problem_until_it_can(serve,
         assert problem() is None
 
 
-def test_ads_that_the_catalog_does_not_have_are_accepted(serve):
+def test_events_of_ads_outside_the_catalog_are_accepted(serve):
     with serve() as http:
         gone = {"events": [event("e1", ad_id="gone")]}
         assert http.post("/v1/events", json=gone).json() == {"received": 1, "added": 1}
@@ -199,7 +199,7 @@ def test_a_profile_that_the_release_cannot_use_is_refused(serve):
 
 
 @pytest.mark.parametrize("user_id", ["u" * 257, "u%00"])
-def test_an_id_that_no_request_can_have_is_refused(serve, user_id):
+def test_an_invalid_user_id_is_refused(serve, user_id):
     path = f"/v1/users/{user_id}"
     with serve() as http:
         for reply in (
@@ -211,19 +211,19 @@ def test_an_id_that_no_request_can_have_is_refused(serve, user_id):
             assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
 
 
-def test_a_path_with_a_line_break_is_named_as_it_is(serve):
+def test_an_error_quotes_a_path_with_a_line_break(serve):
     with serve() as http:
         status, _, message = error_of(http.post("/v1/users/a%0Ab"))
         assert (status, message) == (405, "POST /v1/users/a\nb: Method Not Allowed")
 
 
-def test_a_method_that_no_route_of_a_path_has_is_refused_with_all_that_they_have(serve):
+def test_the_allow_header_names_all_methods_of_a_path(serve):
     with serve() as http:
         assert http.post("/v1/users/u").headers["allow"] == "DELETE, GET, PUT"
         assert http.get("/v1/events").headers["allow"] == "POST"
 
 
-def test_an_id_that_is_not_utf8_is_refused_and_meets_no_other_user(serve):
+def test_a_user_id_that_is_not_utf8_is_refused_and_affects_no_other_user(serve):
     with serve() as http:
         # The character that replaces what is not UTF-8 is a valid id.
         replacing = "/v1/users/%EF%BF%BD"
@@ -238,7 +238,7 @@ def test_an_id_that_is_not_utf8_is_refused_and_meets_no_other_user(serve):
         assert http.get(replacing).json()["profile"] == {"country": "CH"}
 
 
-def test_users_need_the_token(serve):
+def test_user_routes_require_the_token(serve):
     with serve(token="secret") as http:
         calls = [
             ("POST", "/v1/events"),
@@ -252,7 +252,7 @@ def test_users_need_the_token(serve):
         assert http.post("/v1/events", json={"events": []}).json() == {"received": 0, "added": 0}
 
 
-def test_a_service_without_a_store_has_no_users(service_url):
+def test_a_service_without_a_store_has_no_user_routes(service_url):
     with httpx.Client(base_url=service_url, timeout=60) as http:
         why = "this service has no user store; start it with --user_store"
         for method, path in (
@@ -268,7 +268,7 @@ def test_a_service_without_a_store_has_no_users(service_url):
         assert "user_data" not in answer
 
 
-def test_the_document_describes_the_routes_of_users(serve):
+def test_the_openapi_document_describes_the_user_routes(serve):
     with serve() as http:
         http.post("/v1/events", json={"events": [event("e1"), event("e2", event="impression")]})
         stored = http.get("/v1/users/u").json()
@@ -304,9 +304,7 @@ def test_the_document_describes_the_routes_of_users(serve):
     assert [set(one) for one in events] == [set(properties)] * 2
 
 
-def test_the_example_of_a_profile_is_without_the_id_of_its_user(
-    tiny_bundle, ranker_address, tmp_path
-):
+def test_the_example_of_a_profile_omits_the_user_id(tiny_bundle, ranker_address, tmp_path):
     fields = [
         {"name": name, "kind": "categorical", "side": "query"} for name in ("country", "device")
     ]
@@ -346,7 +344,7 @@ def test_the_impression_log_is_complete_before_the_user_store_is_closed(
     assert len(found) == 1
 
 
-def test_writes_to_a_store_that_is_down_are_refused_and_answers_go_on(serve, tmp_path):
+def test_a_store_that_is_down_refuses_writes_but_not_recommendations(serve, tmp_path):
     with serve(store=_Down()) as http:
         named = event("e1", request_id="r1")
         reply = http.post("/v1/events", json={"events": [named]})
