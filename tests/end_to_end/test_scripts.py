@@ -214,37 +214,6 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
     assert json.loads((copy / "steps" / "bundle.json").read_text())["inputs"] == asked
 
 
-@pytest.mark.parametrize(
-    ("script", "flags", "message"),
-    [
-        ("train.py", [], "Give either --use_synthetic or --data_path"),
-        ("train.py", ["--data_path=/no/such/file"], "No log at /no/such/file"),
-        ("train.py", ["--data_path=/tmp"], "is a directory"),
-        ("train.py", ["--use_synthetic", "--ranker=atention"], "Did you mean 'attention'?"),
-        ("train.py", ["--use_synthetic", "--retrieval_model=x:Y"], "no module 'x' on the Python"),
-        ("convert.py", ["--data_path=x", "--format=nope"], "Unknown log format 'nope'"),
-        ("inference.py", ["--demo", "--workdir=/no/such"], "has no published bundle"),
-        ("inference.py", [], "Give one of --demo"),
-        ("train_ranker.py", ["--workdir=/no/such"], "run tfrec convert first"),
-        ("serve.py", ["--workdir=/no/such"], "has no published bundle"),
-        ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got in"),
-        ("serve.py", ["--rules=/no/such"], "/no/such does not exist; check the path"),
-        ("serve.py", ["--port=8500"], "--port and --model_server_port are both 8500; expected"),
-        (
-            "join_feedback.py",
-            ["--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"],
-            "scripts has no file impressions-*.parquet",
-        ),
-        ("evaluate.py", ["extra"], "Unexpected argument 'extra'"),
-    ],
-)
-def test_a_mistake_is_answered_in_one_line(script, flags, message):
-    done = run(script, *flags, status=1)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 def test_a_log_without_a_click_is_refused_before_the_first_stage(tmp_path):
     rows = [["0", *row[1:]] for row in logs.rows(100)]
     path = logs.write(tmp_path / "log.tsv", rows)
@@ -252,12 +221,6 @@ def test_a_log_without_a_click_is_refused_before_the_first_stage(tmp_path):
     assert "The train split of" in done.stderr
     assert "has no clicks (column 'label'); expected at least one" in done.stderr
     assert "training the two-tower" not in done.stdout
-
-
-def test_an_unknown_flag_is_named(workdir):
-    done = run("train.py", "--n_sample=10", status=1)
-    assert "Unknown flag --n_sample. Did you mean --n_samples?" in done.stderr
-    assert "n_samples" in done.stderr
 
 
 def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):

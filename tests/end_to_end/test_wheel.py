@@ -128,13 +128,6 @@ def test_the_program_prints_its_version_and_its_commands(run, installed, tmp_pat
     assert run(program) == shown
 
 
-@pytest.mark.parametrize("command", entry.MODULES)
-def test_a_command_explains_itself(run, installed, command):
-    shown = run(installed / "bin" / "tfrec", command, "--help")
-    assert f"    tfrec {command}" in shown
-    assert "\nFlags:\n  --" in shown
-
-
 def test_the_model_server_explains_itself(run, installed):
     # The status that absl gives its own help.
     shown = run(installed / "serving" / "model_server" / "__main__.py", "--help", status=1)

@@ -1,5 +1,6 @@
 """The --help of every command, and the errors for mistyped commands and flags."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,11 +17,12 @@ import scripts_in_forks
 from repository import ROOT
 
 import tfrec
-from serving.cli import entry
+from serving.cli import entry, flag_messages
 from tfrecords import terminal
 
-# Writes a line of JSON for each command, of a fork: [name, what it says to flags that are wrong and
-# to those who ask for help, whether it imported TensorFlow].
+# Runs each command with wrong flags and with --help, in a fork that has not imported TensorFlow.
+# Prints a line of JSON for each: [name, {flag: [exit code or message, output]}, whether TensorFlow
+# was imported].
 FLAGS_ALONE = """
 import contextlib, io, json, os, sys
 from serving.cli import entry
@@ -28,15 +30,15 @@ for name in entry.MODULES:
     if os.fork():
         os.wait()
         continue
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        for flag in ("--debug=maybe", "--help"):
-            sys.argv = ["tfrec", name, flag]
+    ended = {}
+    for flag in ("--debug=maybe", "--no_such_flag=1", "--help"):
+        sys.argv = ["tfrec", name, flag]
+        with contextlib.redirect_stdout(io.StringIO()) as output:
             try:
                 entry.main()
-            except SystemExit as left:
-                print(flag, left.code)
-    print(json.dumps([name, said.getvalue(), "tensorflow" in sys.modules]), flush=True)
+            except SystemExit as error:
+                ended[flag] = [error.code, output.getvalue()]
+    print(json.dumps([name, ended, "tensorflow" in sys.modules]), flush=True)
     os._exit(0)
 """
 MISTAKES = {
@@ -72,34 +74,47 @@ MISTAKES = {
         "Did you mean --workdir=x? See --help."
     ),
     ("train.py",): "error: Give either --use_synthetic or --data_path=FILE.",
-    ("train.py", "--data_path=x", "--format=critoe"): "Did you mean 'criteo'?",
+    (
+        "train.py",
+        "--data_path=x",
+        "--format=critoe",
+    ): "error: Unknown log format 'critoe'",
     ("train.py", "--data_path=x", "--split=tiem"): "Did you mean 'time'?",
-    ("train_ranker.py", "--workdir=/nowhere/at/all"): "/nowhere/at/all/data",
+    ("train.py", "--data_path=/nowhere/at/all"): "error: No log at /nowhere/at/all",
+    ("train.py", "--data_path=/tmp"): "is a directory",
+    ("train.py", "--use_synthetic", "--ranker=atention"): "Did you mean 'attention'?",
+    ("train.py", "--use_synthetic", "--retrieval_model=x:Y"): "no module 'x' on the Python",
+    ("train_ranker.py", "--workdir=/nowhere/at/all"): (
+        "error: No data set at /nowhere/at/all/data/dataset.json; run tfrec convert first."
+    ),
     ("inspect_dataset.py", "--workdir=/nowhere/at/all"): "/nowhere/at/all/data",
-    ("inference.py", "--workdir=/nowhere/at/all", "--demo"): "/nowhere/at/all/bundle",
+    ("inference.py", "--workdir=/nowhere/at/all", "--demo"): (
+        "error: /nowhere/at/all/bundle has no published bundle"
+    ),
     ("inference.py",): "Give one of --demo, --request=FILE and --input=FILE --output=FILE.",
+    ("serve.py", "--workdir=/nowhere/at/all"): "has no published bundle",
+    ("serve.py", "--rules={"): (
+        "error: --rules: expected a JSON object or a file with one, got invalid JSON"
+    ),
+    ("serve.py", "--rules=/no/such"): "error: /no/such does not exist; check the path.",
+    ("serve.py", "--port=8500"): "error: --port and --model_server_port are both 8500; expected",
     ("model_config.py", "--workdir=/nowhere/at/all"): "/nowhere/at/all/bundle",
     ("tune_index.py", "--embeddings=LICENSE", "--queries=LICENSE"): (
         "error: LICENSE: expected an array of numpy.save (.npy), got "
     ),
     ("tune_index.py", "--embeddings=nowhere.npy", "--queries=x.npy"): "nowhere.npy: No such file",
     ("join_feedback.py",): "error: --impressions is required: The impression log: its directory",
+    ("join_feedback.py", "--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"): (
+        "scripts has no file impressions-*.parquet"
+    ),
 }
 
 
-@pytest.fixture(scope="module")
-def ran():
-    """Runs all command lines of this file; maps them to exit status, output and error."""
-    commands = [(f"{name}.py", "--help") for name in entry.MODULES]
-    commands += [(f"{name}.py", "--no_such_flag=1") for name in entry.MODULES]
-    commands += list(MISTAKES)
-    done = {command: scripts_in_forks.run(*command) for command in commands}
-    return {command: (one.returncode, one.stdout, one.stderr) for command, one in done.items()}
-
-
 def test_each_command_has_a_script_of_its_name():
-    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert scripts == {*entry.MODULES, "demo", "launch"}
+    scripts = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
+    assert set(scripts) == {*entry.MODULES, "demo", "launch"}
+    for name in entry.MODULES:
+        assert scripts[name] == scripts["train"].replace("train", name)
 
 
 @pytest.mark.process
@@ -134,33 +149,15 @@ def test_a_reader_that_closes_the_output_early_sees_no_error(command):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", entry.MODULES)
-def test_help_explains_with_an_example_and_the_flags(ran, name):
-    status, out, err = ran[f"{name}.py", "--help"]
-    assert (status, err) == (0, "")
-    assert f"    tfrec {name}" in out
-    assert "\nFlags:\n  --" in out
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("name", entry.MODULES)
-def test_an_unknown_flag_is_refused_in_one_line(ran, name):
-    status, out, err = ran[f"{name}.py", "--no_such_flag=1"]
-    assert (status, out) == (1, "")
-    assert "no_such_flag" in err
-    assert err.count("\n") == 1
-
-
-@pytest.mark.process
 @pytest.mark.parametrize("command", MISTAKES)
-def test_an_error_message_says_what_was_expected(ran, command):
+def test_an_error_message_says_what_was_expected(command):
     if "redis://" in command[-1]:
         pytest.importorskip("redis", reason=requirements.NO_REDIS)
-    status, out, err = ran[command]
-    assert (status, out) == (1, "")
-    assert MISTAKES[command] in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    done = scripts_in_forks.run(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert MISTAKES[command] in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.process
@@ -181,7 +178,7 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
 
 
 @pytest.mark.process
-def test_a_full_disk_is_named_although_tensorflow_met_it(tmp_path):
+def test_an_error_of_tensorflow_about_a_full_disk_says_so(tmp_path):
     # A limit on the size of a file stands in for a disk that is full.
     (tmp_path / "job.py").write_text(
         "import resource\nimport tensorflow as tf\nfrom serving.cli import command_line\n\n\n"
@@ -200,7 +197,7 @@ def test_a_full_disk_is_named_although_tensorflow_met_it(tmp_path):
 
 @pytest.mark.process
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:surrogateescape"])
-def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path, encoding):
+def test_a_character_that_the_terminal_lacks_is_replaced(tmp_path, encoding):
     (tmp_path / "job.py").write_text(
         "from serving.cli import command_line\n\n\ndef main():\n    print('0.1 \u2013 0.2')\n"
         "\n\ncommand_line.run(main)\n",
@@ -217,7 +214,7 @@ def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path, encoding)
 
 @pytest.fixture(scope="module")
 def flags_alone():
-    """Maps each command to what it said and whether it imported TensorFlow."""
+    """Maps each command to its exits and outputs, and whether it imported TensorFlow."""
     done = subprocess.run(
         [sys.executable, "-c", FLAGS_ALONE], capture_output=True, text=True, cwd=ROOT
     )
@@ -227,11 +224,16 @@ def flags_alone():
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", entry.MODULES)
-def test_neither_help_nor_a_flag_error_imports_tensorflow(flags_alone, name):
-    said, with_tensorflow = flags_alone[name]
-    refused = "--debug=maybe error: --debug: expected --debug or --nodebug, got 'maybe'."
-    lines = said.splitlines()
-    assert (lines[0], lines[-1], with_tensorflow) == (refused, "--help 0", False)
+def test_help_has_an_example_and_flags_and_flag_errors_are_one_line(flags_alone, name):
+    ended, with_tensorflow = flags_alone[name]
+    assert not with_tensorflow
+    expected = "error: --debug: expected --debug or --nodebug, got 'maybe'."
+    assert ended["--debug=maybe"] == [expected, ""]
+    assert ended["--no_such_flag=1"] == ["error: Unknown flag --no_such_flag. See --help.", ""]
+    status, shown = ended["--help"]
+    assert status == 0
+    assert f"    tfrec {name}" in shown
+    assert "\nFlags:\n  --" in shown
 
 
 def tfrec_command(monkeypatch, *arguments):
@@ -270,22 +272,23 @@ def test_an_unknown_command_is_refused_with_a_suggestion(monkeypatch, argument, 
 
 
 @pytest.mark.process
-def test_a_command_may_be_written_with_hyphens(ran):
-    shown = subprocess.run(
+def test_a_command_may_be_written_with_hyphens(flags_alone):
+    done = subprocess.run(
         [sys.executable, "-m", "tfrec", "train-ranker", "--help"],
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
-    assert (shown.returncode, shown.stdout, shown.stderr) == tuple(ran["train_ranker.py", "--help"])
+    assert [done.returncode, done.stdout] == flags_alone["train_ranker"][0]["--help"]
+    assert done.stderr == ""
 
 
-def test_the_close_name_is_found_whatever_its_case():
+def test_a_suggestion_ignores_case():
     assert terminal.suggestion_for("hnws", ("Flat", "HNSW")) == " Did you mean 'HNSW'?"
     assert terminal.suggestion_for("xyz", ("Flat", "HNSW")) == ""
 
 
-def on_a_terminal(code, **environment):
+def on_a_terminal(code):
     """Runs Python with standard error on a terminal; returns what is written there."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
@@ -293,35 +296,36 @@ def on_a_terminal(code, **environment):
     with children.started(
         [sys.executable, "-c", code],
         cwd=ROOT / "scripts",
-        env={**plain, "PYTHONPATH": str(ROOT), **environment},
+        env={**plain, "PYTHONPATH": str(ROOT)},
         stderr=theirs,
         stdout=subprocess.DEVNULL,
     ):
         os.close(theirs)
         text = b""
-        try:
+        with contextlib.suppress(OSError):  # Raised by Linux once the other end is closed.
             while read := os.read(ours, 4096):
                 text += read
-        except OSError:  # Linux's way to say that the other end is closed.
-            text += b""
     os.close(ours)
     return text.decode()
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("capsys")  # Standard error is not a terminal.
 def test_errors_are_colored_only_on_terminals_and_without_no_color():
-    code = "from serving.cli import flag_messages; flag_messages.fail('broken.')"
-    assert on_a_terminal(code) == "\x1b[31merror:\x1b[0m broken.\r\n"
-    assert on_a_terminal(code, NO_COLOR="1") == "error: broken.\r\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.stderr == "error: broken.\n"
+    code = (
+        "import os, sys; from serving.cli import flag_messages\n"
+        "try: flag_messages.fail('broken.')\n"
+        "except SystemExit as error: print(error, file=sys.stderr)\n"
+        "os.environ['NO_COLOR'] = '1'\n"
+        "flag_messages.fail('broken.')"
+    )
+    assert on_a_terminal(code) == "\x1b[31merror:\x1b[0m broken.\r\nerror: broken.\r\n"
+    with pytest.raises(SystemExit, match=r"^error: broken\.$"):
+        flag_messages.fail("broken.")
 
 
 @pytest.mark.process
-def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
+def test_only_on_a_terminal_a_progress_bar_shows_rate_and_time_left():
     code = (
         "import tqdm.std; from tfrecords.terminal import progress\n"
         "now = 0.0\n"
