@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import scripts_in_forks
 from pyarrow import csv
-from repository import ROOT
 
 from tfrecords import formats, synthetic
 from tfrecords import schema as schema_lib
@@ -116,20 +115,17 @@ def test_a_public_log_with_a_header_needs_no_proposed_schema(
     ("name", "remedy"),
     [
         ("tabular", "tfrec convert --infer_schema proposes one from the data."),
-        ("own_lines:OwnLines", "docs/data.md describes its keys."),
+        ("dying_format:Dying", "docs/data.md describes its keys."),
     ],
 )
 def test_a_format_without_a_schema_says_how_to_get_one(
     tmp_path: pathlib.Path, name: str, remedy: str
 ) -> None:
-    (tmp_path / "own_lines.py").write_text(
-        "from tfrecords import formats\n\n\nclass OwnLines(formats.LineFormat):\n"
-        "    def parse_line(self, line):\n        return {}\n"
-    )
-    runner = scripts_in_forks.Runner(PYTHONPATH=f"{tmp_path}:{ROOT}")
     log, target = write_log(tmp_path / "log.csv"), tmp_path / "schema.json"
     for flag in (f"--data_path={log}", f"--write_schema={target}"):
-        done = runner.run("convert.py", flag, f"--format={name}", f"--workdir={tmp_path / 'w'}")
+        done = scripts_in_forks.run(
+            "convert.py", flag, f"--format={name}", f"--workdir={tmp_path / 'w'}"
+        )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == (
             f"error: The format {name} has no schema of its own. Give --schema_path=FILE; {remedy}"
