@@ -111,7 +111,7 @@ def test_known_distortions_of_every_head_are_removed(fitted):
     np.testing.assert_allclose(after["expected_revenue"].sum(), expected.sum(), rtol=0.05)
 
 
-def test_revenue_is_right_in_total_where_it_was_fitted_and_by_decile_elsewhere(fitted):
+def test_expected_revenue_is_right_in_total_on_fitted_rows_and_by_decile_on_others(fitted):
     found, logits, labels = fitted
     served = calibration.calibrated_values(logits, found)["expected_revenue"]
     assert served.sum() / labels["revenue"].sum() == pytest.approx(1.0, abs=0.002)
@@ -185,7 +185,7 @@ class Served(tf.Module):
         return CALIBRATORS.apply({"click": click, "engagement": engagement, "revenue": revenue})
 
 
-def test_a_saved_model_serves_what_numpy_gives(tmp_path):
+def test_a_saved_model_agrees_with_numpy(tmp_path):
     module = Served()
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]

@@ -23,7 +23,7 @@ def asked(*users):
     return corpus_ranking.Queries(np.zeros((count, 1), np.int32), np.array(users), np.arange(count))
 
 
-def test_a_history_holds_each_pair_once_and_nothing_of_unknown_users(history):
+def test_a_history_has_each_pair_once_and_is_empty_for_unknown_users(history):
     expected = [[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
     assert history.clicks_of(np.array([7, 99, 5])).toarray().tolist() == expected
     empty = baselines.history_of(np.empty(0, np.int64), np.empty(0, np.int32), 4)

@@ -59,7 +59,7 @@ def test_without_clicks_on_unseen_ads_they_are_not_measured():
     assert measured.on_seen_ads is None
 
 
-def test_auc_names_the_ads_that_clicked_ones_are_compared_with(monkeypatch):
+def test_auc_compares_clicked_ads_with_uniform_and_with_popular_ads(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "NEGATIVES_PER_CLICK", 20_000)
     measured = corpus_ranking.per_click(fixed(SCORES), queries(1), np.array([1]), ADS)
     # Ad 1 beats ads 0, 2 and 4 of the four others, and loses to ad 3. Drawn by training
@@ -75,7 +75,7 @@ def test_equal_scores_count_half():
     assert measured.metrics["auc_against_uniform_ads"] == 0.5
 
 
-def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
+def test_coverage_and_popularity_bias_describe_the_lists(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "RECALL_AT", (3,))
     monkeypatch.setattr(corpus_ranking, "COVERAGE_AT", (1, 3))
     scores = np.array([[9, 8, 7, 0, 0], [9, 8, 0, 7, 0]], np.float32)
@@ -137,7 +137,7 @@ def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5, order=None):
     return corpus_ranking.held_out_users(clicks, history.clicks_of, num_ads)
 
 
-def test_a_users_list_leaves_out_what_was_clicked_before(monkeypatch):
+def test_a_users_list_leaves_out_ads_clicked_before(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "RECALL_AT", (1, 2, 10))
     monkeypatch.setattr(corpus_ranking, "_MAX_SCORES", 5)  # a user at a time
     users = users_of([70, 8, 70, 70], [0, 3, 2, 2], [70, 70, 9], [3, 4, 1])

@@ -66,7 +66,7 @@ def test_every_ranker_metric_has_a_ceiling(report):
     )
 
 
-def test_the_ceiling_of_revenues_auc_is_that_of_the_probability_of_revenue(
+def test_the_ceiling_of_the_auc_of_revenue_ranks_by_the_true_probability(
     report, data_set, synthetic_log
 ):
     """Expected revenue is a poorer order of the rows with revenue, so its AUC is no ceiling."""
@@ -110,7 +110,7 @@ def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
     )
 
 
-def test_without_a_user_key_what_needs_users_is_absent_and_named(report):
+def test_without_a_user_key_measures_of_users_are_listed_as_absent(report):
     assert "item_knn" not in report.retrieval.recommenders
     assert report.retrieval.recommenders["two_tower"].excluding_seen is None
     assert report.retrieval.absent == {
@@ -169,7 +169,7 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     assert report.recommenders["popularity"].excluding_seen["corpus_recall_at_10"] < 0.25
 
 
-def test_where_users_return_to_ads_their_own_clicks_are_a_baseline(retrieval_config, tmp_path):
+def test_own_clicks_are_a_baseline_if_users_return_to_ads(retrieval_config, tmp_path):
     # Each user plays 20 of 80 songs, some often.
     rng, often = np.random.default_rng(0), 0.8 ** np.arange(20)
     songs = [
@@ -196,7 +196,7 @@ def clicks_in_ten(tastes):
     return funnel
 
 
-def test_where_users_do_not_click_again_the_funnel_leaves_out_what_they_clicked(tastes):
+def test_the_funnel_leaves_out_clicked_ads_if_users_do_not_click_again(tastes):
     funnel = clicks_in_ten(tastes)
     assert funnel.leaves_out_seen
     assert funnel.clicks == 300
@@ -211,7 +211,7 @@ def test_where_users_do_not_click_again_the_funnel_leaves_out_what_they_clicked(
     assert 0.05 < popular.value < 0.3
 
 
-def test_where_users_click_again_the_funnel_keeps_what_they_clicked(tastes, monkeypatch):
+def test_the_funnel_keeps_clicked_ads_if_users_click_again(tastes, monkeypatch):
     leaving_out = clicks_in_ten(tastes)
     monkeypatch.setattr(retrieval.HeldOut, "leaves_out_seen", False)
     funnel = clicks_in_ten(tastes)
@@ -300,7 +300,7 @@ def test_all_ads_are_scored_as_candidates_are(data_set, models, monkeypatch):
         )
 
 
-def test_where_every_ad_is_a_candidate_no_tower_could_return_more(report):
+def test_if_every_ad_is_a_candidate_no_tower_could_return_more(report):
     for utility in report.funnel.utilities.values():
         ranker = utility.over_all_ads
         assert ranker.requests == report.funnel.requests
@@ -334,7 +334,7 @@ def test_the_losses_of_the_funnel_add_up(report):
     assert all(0 < estimate.value < 1 for estimate in ndcg.values())
 
 
-def test_what_ten_ads_are_worth_is_between_random_and_the_optimum(report, data_set, synthetic_log):
+def test_the_value_of_ten_ads_is_between_random_and_optimal(report, data_set, synthetic_log):
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
     catalog = data_set.catalog()
     order = ground_truth.catalog_order(truth, catalog)
@@ -366,7 +366,7 @@ def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set
     assert first.rows == data_set.num_requests("test")
 
 
-def test_segments_by_fields_that_are_none_are_refused(data_set, models):
+def test_segments_by_unknown_fields_are_refused(data_set, models):
     wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=0)
     with pytest.raises(ValueError, match=r"'I10'; expected categorical fields of the ad side: "):
         evaluation.evaluate(data_set, models, config=wrong)
@@ -472,7 +472,7 @@ def click_only_report(click_only):
     return evaluation.evaluate(*click_only)
 
 
-def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click_only_report):
+def test_a_test_split_without_clicks_has_no_value_for_undefined_metrics(click_only_report):
     report = click_only_report
     click = report.ranker["click"].metrics
     assert {name for name, estimate in click.items() if estimate.absent is not None} == {

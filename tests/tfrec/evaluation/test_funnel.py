@@ -26,7 +26,7 @@ def measure(lists, scores, weights, over_all_ads=None):
     return funnel.measure_value(lists, scores, weights, CONFIG, over_all_ads)
 
 
-def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
+def test_each_stage_is_charged_with_the_value_that_it_loses():
     # 20 ads of values 20 … 1; the best ten sum to 155.
     tower = np.arange(20.0, 0.0, -1)[None, 1:]  # lost the best: 19 … 10 sum to 145
     index = tower[:, 1:]  # lost the next: 18 … 9 sum to 135
@@ -38,7 +38,7 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
     assert measured.share_returned.value == pytest.approx(90 / 155)
 
 
-def test_a_ranker_that_orders_wrongly_loses_and_one_head_has_no_calibration_to_lose():
+def test_a_wrong_order_is_charged_to_the_ranker_and_one_head_has_no_calibration_loss():
     values = np.arange(12.0)[None]  # the best ten sum to 65, the worst ten to 45
     lists = true_values(np.array([65.0]), *({"click": values} for _ in range(3)))
     for scores, lost in ((values, 0.0), (-values, 20.0)):
@@ -91,7 +91,7 @@ def test_recalibration_joins_the_means_of_isotonic_steps():
     assert funnel.recalibrate(scores, values) == pytest.approx(np.array(expected))
 
 
-def test_what_is_promised_is_compared_with_what_is_true():
+def test_promised_values_are_compared_with_true_values():
     # Values 0 … 11, and the ad worth 0 is taken for 30: the ten are it and 11 … 3, truly 63.
     values = np.arange(12.0)[None]
     scores = values.copy()
@@ -105,7 +105,7 @@ def test_what_is_promised_is_compared_with_what_is_true():
     assert promised.ratio_of_candidates.value == pytest.approx(96 / 66)
 
 
-def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
+def test_the_winners_curse_shows_although_scores_are_right_on_average():
     rng = np.random.default_rng(0)
     # Two lists of 20,000 ads of value 1 with independent errors of a standard deviation of 0.1.
     values = np.ones((2, 20_000))
@@ -117,7 +117,7 @@ def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
     assert promised.ratio.value == pytest.approx(1.35, abs=0.03)
 
 
-def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_rankers():
+def test_a_known_head_has_its_true_values_and_the_others_the_rankers():
     # Ads 0 … 11: clicks are worth 0 … 11 and revenue 11 … 0 twice over, so ads are worth 22 … 11.
     click, revenue = np.arange(12.0)[None], 2 * np.arange(12.0)[::-1][None]
     values = {"click": click, "revenue": revenue}
@@ -157,7 +157,7 @@ def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
     assert len(funnel.requests_over_all_ads(200, budget // fewest + 1)) == 0
 
 
-def test_the_ten_ads_are_compared_with_retrieval_order_and_with_what_others_are_worth():
+def test_the_ten_ads_are_compared_with_baselines():
     # Retrieval puts 0 … 9 first, worth 45; the ranker returns 11 … 2, worth 65.
     values = np.arange(12.0)[None]
     best, popular, random = (np.array([value]) for value in (65.0, 30.0, 20.0))
@@ -180,14 +180,14 @@ def test_no_candidates_are_worth_nothing():
     assert ndcg["click"].value is None
 
 
-def test_best_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():
+def test_best_ten_orders_by_score_then_second_score_then_position():
     scores = np.array([[1.0, 3.0, 3.0, 2.0, 2.0]])
     assert candidates.best_ten(COLUMNS, scores).tolist() == [[1, 2, 3, 4, 0]]
     then = np.array([[0.0, 1.0, 2.0, 5.0, 5.0]])
     assert candidates.best_ten(COLUMNS, scores, then).tolist() == [[2, 1, 3, 4, 0]]
 
 
-def test_lists_leave_out_what_was_seen_and_end_early_where_too_few_ads_are_left():
+def test_lists_leave_out_seen_ads_and_end_early_if_too_few_are_left():
     rows = np.array([[4, 2, 0, 1, 3], [4, 2, 0, 1, 3], [4, 2, 0, 1, 3]])
     seen = scipy.sparse.csr_array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 1], [1, 1, 1, 0, 1]])
     left = candidates.leave_out(rows, seen, 3)
@@ -196,7 +196,7 @@ def test_lists_leave_out_what_was_seen_and_end_early_where_too_few_ads_are_left(
     assert one_list.tolist() == [[0, 1, 3, -1, -1]]
 
 
-def test_candidates_are_searched_for_deep_enough_to_leave_out_what_was_seen(monkeypatch):
+def test_the_search_is_deep_enough_to_leave_out_seen_ads(monkeypatch):
     monkeypatch.setattr(candidates, "NUM_CANDIDATES", 2)
     ads = np.array([[0.1], [0.9], [0.5], [0.7], [0.3]], np.float32)  # best first: 1, 3, 2, 4, 0
     queries = np.ones((2, 1), np.float32)
@@ -212,7 +212,7 @@ def test_candidates_are_searched_for_deep_enough_to_leave_out_what_was_seen(monk
     assert asked == [4]
 
 
-def test_an_entry_without_an_ad_is_never_among_the_ten():
+def test_padding_is_never_among_the_ten():
     rows = np.array([[7, candidates.NO_AD, 8]])
     found = candidates.Candidates(rows, rows, rows)
     scored = candidates.ScoredCandidates(
@@ -222,7 +222,7 @@ def test_an_entry_without_an_ad_is_never_among_the_ten():
     assert scored.utility_of({"click": -1.0})[0].tolist() == [-0.1, -np.inf, -0.2]
 
 
-def test_stages_without_filters_or_index_are_those_before():
+def test_stages_without_filters_or_index_equal_the_stage_before():
     queries, ads = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)
     exact = candidates.find(queries, ads, None)
     assert exact.tower[:, 0].tolist() == [0, 1, 2]

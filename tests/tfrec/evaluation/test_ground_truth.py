@@ -52,7 +52,7 @@ def test_the_truth_lines_up_with_the_test_split(truth, data_set):
     np.testing.assert_array_equal(truth.sample_queries[:, columns], encoded)
 
 
-def test_the_truth_is_that_of_the_log_whatever_fields_the_schema_has(truth, log, data_set):
+def test_the_truth_does_not_depend_on_the_fields_of_the_schema(truth, log, data_set):
     schema = data_set.schema
     left_out = {"user", *(field.name for field in schema.histories)}
     fields = tuple(field for field in schema.fields if field.name not in left_out)
@@ -68,7 +68,7 @@ def test_the_truth_is_that_of_the_log_whatever_fields_the_schema_has(truth, log,
     assert found.sample_requests["time"].equals(truth.sample_requests["time"])
 
 
-def test_the_state_of_the_sample_requests_is_that_of_their_histories(truth, data_set):
+def test_the_state_of_sample_requests_agrees_with_their_histories(truth, data_set):
     if not truth.world.population.state_columns:
         return
     (history,) = data_set.schema.histories

@@ -27,7 +27,7 @@ def test_a_model_with_a_metric_of_its_own_is_traced_with_constant_weights():
     assert isinstance(model.dense.kernel, tf.Variable)
 
 
-def test_a_large_variable_stays_one_although_keras_does_not_know_it(monkeypatch):
+def test_a_large_variable_stays_a_variable_even_if_keras_does_not_track_it(monkeypatch):
     monkeypatch.setattr(constants, "_MAX_CONSTANT_BYTES", 11)  # the kernel's bytes are 12
     model = Measured()
     model(tf.ones([2, 3]))

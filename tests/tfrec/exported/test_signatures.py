@@ -132,7 +132,7 @@ def num_variables(directory):
     return sum(name.endswith("VARIABLE_VALUE") for name in names)
 
 
-def test_the_weights_exported_are_those_of_then(data_set, model, served):
+def test_later_training_does_not_change_the_exported_weights(data_set, model, served):
     raw = columns(data_set, data_set.sample_requests()[:1])
     inputs = {**raw, "ad_features": ads(data_set, 1, 5)}
     before = served.predict("", inputs)["click_probability"]

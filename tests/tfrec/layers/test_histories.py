@@ -45,7 +45,7 @@ def catalog_of(*films):
     return reader.Catalog(pa.table({reader.AD_ID: list(films)}), features)
 
 
-def test_a_list_of_ads_is_tied_to_what_the_catalog_knows_of_them():
+def test_a_list_of_ads_is_tied_to_their_features():
     # The more frequent half of the values of `seen` is b and a; x is none of the films.
     # `tags` are all among the genres, but these are too few.
     ties = layers.find_histories(fitted(), catalog_of("a", "b"))
@@ -64,7 +64,7 @@ def test_a_list_of_values_of_a_field_with_many_is_tied_to_this_field():
     assert not layers.find_histories(fitted(tags=("v7", "z"), genre=many[:99]), nothing)
 
 
-def test_a_list_whose_frequent_values_are_no_ads_is_not_tied():
+def test_a_list_whose_frequent_values_are_not_ads_is_not_tied():
     films = tuple(f"v{i}" for i in range(20))
     # Nine of the ten more frequent values are films, then eight.
     assert layers.find_histories(fitted(seen=("x", *films[:9], *films[10:])), catalog_of(*films))
@@ -130,7 +130,7 @@ def test_a_tied_list_without_values_is_the_row_of_id_zero(layer):
     np.testing.assert_allclose(embedded[0, 1], [5, 5], rtol=1e-5)
 
 
-def test_clicks_on_an_ad_teach_what_it_means_in_a_history(layer):
+def test_clicks_on_an_ad_train_its_embedding_in_histories(layer):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(tf.constant([[0, 1, 0, 0, 0, 0]]))[:, 1])
     gradient = tape.gradient(loss, layer._ads.table)
@@ -320,7 +320,9 @@ def successions(tmp_path_factory):
 
 
 @pytest.mark.trains
-def test_that_the_last_of_a_history_decides_is_learned(successions, retrieval_config, tmp_path):
+def test_an_effect_of_the_last_value_of_a_history_is_learned(
+    successions, retrieval_config, tmp_path
+):
     config = dataclasses.replace(
         retrieval_config,
         field_dim=16,

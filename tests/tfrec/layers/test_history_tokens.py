@@ -22,7 +22,7 @@ def test_lists_are_reversed_wherever_their_padding_is():
     assert tf.gather(ids, order, batch_dims=1).numpy().tolist() == expected
 
 
-def test_tokens_are_the_latest_values_and_what_fills_up_is_absent(monkeypatch):
+def test_tokens_are_the_latest_values_and_padding_is_absent(monkeypatch):
     monkeypatch.setattr(history_tokens, "MAX_VALUES", 2)
     fields = (
         schema_lib.Field("seen", "categorical_list", "query", max_list_length=4),
@@ -181,7 +181,7 @@ def trained_predictions(data_set, config, directory, epochs):
 
 @pytest.mark.trains
 @pytest.mark.parametrize("num_blocks", [0, 2])
-def test_that_the_age_and_the_kind_of_an_event_decide_is_learned(
+def test_effects_of_age_and_kind_of_events_are_learned(
     delayed, ranker_config, tmp_path, num_blocks
 ):
     config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
@@ -194,7 +194,7 @@ def test_that_the_age_and_the_kind_of_an_event_decide_is_learned(
 
 
 @pytest.mark.trains
-def test_that_an_ad_was_seen_before_is_learned(seen_before, ranker_config, tmp_path):
+def test_an_effect_of_having_seen_the_ad_is_learned(seen_before, ranker_config, tmp_path):
     predictions = trained_predictions(seen_before, ranker_config, tmp_path, epochs=6)
     labels, known, _ = predictions.labeled("click")
     # Who knows the rule reaches 0.9: the click rates 0.9 and 0.1 tell nine of ten apart.

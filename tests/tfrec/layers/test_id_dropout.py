@@ -82,7 +82,7 @@ def test_ids_of_ads_with_vectors_are_hidden_at_their_own_rate():
     assert ids.numpy().tolist() == [[3, 2, 0x3C003800]]
 
 
-def test_where_nothing_else_tells_ads_apart_or_no_one_field_is_the_id_none_is_hidden():
+def test_no_ad_id_is_hidden_without_other_fields_or_if_the_key_has_several_fields():
     ids = tf.constant([[1, 2], [2, 1]])
     for data in (fitted(FIELDS[:3]), fitted(ad_key=("film", "year"))):
         width = encoding.width(data.schema.ad_fields)
@@ -92,7 +92,7 @@ def test_where_nothing_else_tells_ads_apart_or_no_one_field_is_the_id_none_is_hi
     assert hidden(1.0, fitted(user_key=None)).query(query).numpy().tolist() == [[1, 0, 2]]
 
 
-def test_what_held_out_rows_do_not_know_is_hidden_as_often_unless_nothing_is():
+def test_fields_are_hidden_at_their_oov_rates_unless_id_dropout_is_off():
     ids, ads = tf.constant([[1, 0, 2]] * 4_000), tf.constant([[1, 2]] * 4_000)
     tf.keras.utils.set_random_seed(2)
     strange = hidden(0.05, user=0.6, film=0.01)

@@ -149,7 +149,7 @@ def test_the_first_position_of_the_log_is_found(with_positions):
     assert int(with_positions[0].position_bias.first) == FIRST
 
 
-def test_positions_share_the_steps_before_them_and_unknown_ones_are_neutral():
+def test_a_position_bias_is_the_sum_of_steps_and_unknown_positions_have_none():
     bias = biases.PositionBias(num_positions=4, num_logits=2)
     bias.first.assign(1)
     bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / biases.POSITION_SPEED)
@@ -178,7 +178,7 @@ def test_a_position_affects_click_and_revenue_but_not_engagement_after_a_click(
     assert model.as_logged(logits, None) is logits
 
 
-def test_drawn_negatives_had_no_position_so_positions_are_not_used(logged, ranker_config):
+def test_positions_are_not_used_with_sampled_negatives(logged, ranker_config):
     assert ranking.knows_positions(logged)
     sampled = reader.DataSet(logged.directory)
     sampled.description.splits["train"].sampled = 5

@@ -21,20 +21,20 @@ def batch(rows):
         (0, 2, [[], []]),
     ],
 )
-def test_shares_are_runs_of_rows_that_hold_each_row_once(rows, replicas, expected):
+def test_shares_are_consecutive_rows_and_each_row_is_in_one(rows, replicas, expected):
     shares = [layers.share_of(batch(rows), replica, replicas) for replica in range(replicas)]
     assert [share["ad_row"].numpy().tolist() for share in shares] == expected
     assert [share["query"][:, 0].numpy().tolist() for share in shares] == expected
 
 
-def test_a_share_knows_the_whole_batch_but_its_ids():
+def test_a_share_has_the_whole_batch_except_ids():
     share = layers.share_of(batch(5), 1, 2)
     whole = layers.whole_batch(share)
     assert set(whole) == {"ad_row", "user"}
     assert whole["user"].numpy().tolist() == [100, 101, 102, 103, 104]
 
 
-def test_a_batch_that_is_no_share_is_whole():
+def test_a_batch_without_shares_is_the_whole_batch():
     whole = batch(5)
     assert layers.whole_batch(whole) is whole
     assert layers.part_of_whole(tf.constant(3.0), whole) == 3.0

@@ -14,7 +14,7 @@ def test_expected_draws_add_in_batch_and_uniform_draws():
     np.testing.assert_allclose(draws, [4.0, 2.0, 1.0, 1.0])
 
 
-def test_expected_draws_are_what_is_drawn():
+def test_expected_draws_agree_with_sampling():
     rng = np.random.default_rng(0)
     clicks = np.array([50, 30, 15, 5, 0])
     drawn = np.zeros(5)

@@ -130,7 +130,7 @@ QUERY = tf.constant([[1], [2], [3], [0]])
 SHOWN = tf.sequence_mask([3, 1, 1, 1], 3)
 
 
-def test_biases_are_counted_from_their_mean_over_rows_which_is_that_of_unknown_users(layer):
+def test_biases_are_relative_to_their_mean_over_rows_which_unknown_users_have(layer):
     in_training = layer(QUERY, SHOWN, training=True)
     expected = [[-0.5, -0.25], [1.5, 0.75], [0.0, 0.0], [0.0, 0.0]]  # the mean: 1.5, -0.75
     np.testing.assert_allclose(in_training, expected, atol=1e-6)
@@ -146,7 +146,7 @@ def test_biases_are_counted_from_their_mean_over_rows_which_is_that_of_unknown_u
 
 
 @pytest.mark.parametrize("copies", [1, 8])
-def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies):
+def test_the_update_of_a_row_does_not_depend_on_the_batch_size(layer, copies):
     query, shown = tf.repeat(QUERY, copies, axis=0), tf.repeat(SHOWN, copies, axis=0)
     residuals = tf.where(shown, 1.0, 0.0)[..., None] * [1.0, 0.0]
     residuals *= tf.where(query == 1, 1.0, -1.0)[..., None]
@@ -179,7 +179,7 @@ def test_the_order_of_ads_does_not_depend_on_the_user_bias(users, with_biases):
 
 
 @pytest.mark.trains
-def test_what_is_exported_knows_users_by_their_ids(users, with_biases, tmp_path):
+def test_the_exported_ranker_looks_users_up_by_id(users, with_biases, tmp_path):
     model, calibrators = with_biases
     module = signatures.RankerModule(users.fitted, model, calibrators)
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})

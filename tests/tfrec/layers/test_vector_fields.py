@@ -158,7 +158,7 @@ def test_a_long_vector_has_four_embeddings_and_a_side_may_have_vectors_alone():
     assert embeddings.sparse_variables == []
 
 
-def test_an_ad_that_was_never_shown_is_no_negative(two_tower):
+def test_an_ad_that_was_never_shown_is_not_a_negative(two_tower):
     batch = {"ad_row": tf.constant([0, 1]), "request": tf.constant([1, 2])}
     negatives = two_tower._are_negatives(batch, tf.range(NUM_ADS)).numpy()
     assert not negatives[:, -1].any()
@@ -213,7 +213,7 @@ def test_the_exported_ranker_equals_the_offline_encoder_and_the_model(base, rank
         assert np.abs(other[name] - served[name]).max() > 1e-3
 
 
-def test_a_model_of_ones_own_reads_the_vectors_as_bits():
+def test_a_custom_model_can_read_vectors_by_bitcast():
     features = tf.constant(encode("ad", ADS)[None])
     image = tf.bitcast(features[..., 1:4], tf.float16)
     image = tf.reshape(image, [1, NUM_ADS, 6])[..., :5]
@@ -323,7 +323,7 @@ def test_the_embedded_server_takes_vectors_as_json_too(base, ranker_model):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_ads_of_ones_own_table_are_checked():
+def test_ads_of_a_table_are_checked():
     def checked(image):
         table = pa.table({"sku": ["a"], "category": ["c"], "title": ["t"], "image": image})
         return ads_table.checked_ads(table, SCHEMA)

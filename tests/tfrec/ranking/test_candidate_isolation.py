@@ -196,7 +196,7 @@ def test_any_list_of_any_batch_scores_as_one_long_list(world, form, pool, seed):
 
 
 @pytest.mark.parametrize(("batch", "count"), [(1, 1), (1, 1_000), (64, 1), (1_000, 1), (3, 999)])
-def test_the_ends_of_the_range_of_sizes(world, form, pool, batch, count):
+def test_the_smallest_and_the_largest_lists_and_batches(world, form, pool, batch, count):
     rng = np.random.default_rng(batch)
     requests = rng.integers(0, len(world.queries), batch)
     ads = rng.integers(0, len(world.ads), (batch, count))
@@ -249,7 +249,7 @@ def test_an_empty_list_has_no_scores(world, form):
 
 
 @pytest.mark.parametrize("num_ads", [1, 2, 7, 500])
-def test_the_parts_that_candidates_are_scored_in_change_no_score(world, num_ads):
+def test_splitting_candidates_into_parts_changes_no_score(world, num_ads):
     queries = tf.constant(world.queries[:3])
     ads = tf.constant(np.stack([np.roll(world.ads, i, axis=0)[:num_ads] for i in range(3)]))
     whole = exported.score_candidates(world.keras, queries, ads)

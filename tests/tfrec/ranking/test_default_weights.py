@@ -70,18 +70,18 @@ def test_values_are_money_and_a_weak_head_has_none():
     assert judge(values={"click": 0.05}).weights["engagement"] == 0.0
 
 
-def test_values_of_weak_heads_alone_leave_nothing_to_order_by():
+def test_values_of_weak_heads_alone_are_ignored():
     judged = judge(values={"engagement": 2}, weak=("engagement", "revenue"))
     assert (judged.weights["click"], judged.source) == (1.0, "standardized")
 
 
-def test_weights_of_the_schema_hold_whatever_is_known():
+def test_weights_of_the_schema_take_precedence():
     judged = judge(weights={"click": 1, "revenue": 3}, values={"click": 0.05}, weak=("revenue",))
     assert judged.weights == {"click": 1.0, "engagement": 0.0, "revenue": 3.0}
     assert (judged.source, list(judged.weak)) == ("schema", ["revenue"])
 
 
-def test_weights_of_heads_that_are_not_trained_leave_nothing_to_order_by():
+def test_weights_of_untrained_heads_alone_are_ignored():
     judged = judge(weights={"engagement": 1, "revenue": 2}, heads=("click",))
     assert (judged.weights, judged.source) == ({"click": 1.0}, "standardized")
 

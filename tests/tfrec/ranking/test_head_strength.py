@@ -36,7 +36,7 @@ def test_the_advice_says_how_many_positive_rows_would_settle_it():
     ("entropy", "advice"),
     [(1.01, "More positive rows would help"), (0.9999, "Many more positive rows would help")],
 )
-def test_no_number_is_given_if_there_is_none(entropy, advice):
+def test_the_advice_has_no_number_if_none_can_be_estimated(entropy, advice):
     reason = weakness(normalized_entropy=entropy, normalized_entropy_error=0.04)
     assert advice in reason
     assert "min_count" in reason
@@ -44,7 +44,7 @@ def test_no_number_is_given_if_there_is_none(entropy, advice):
 
 # 0.1 and two errors of 0.02.
 @pytest.mark.parametrize(("ratio", "is_weak"), [(0.87, False), (1.13, False), (0.85, True)])
-def test_a_head_whose_sum_is_off_is_weak(ratio, is_weak):
+def test_a_head_whose_predicted_sum_is_off_is_weak(ratio, is_weak):
     reason = weakness(calibration_ratio=ratio)
     assert (reason is not None) == is_weak
     if is_weak:

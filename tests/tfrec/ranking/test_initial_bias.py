@@ -41,7 +41,7 @@ def test_no_labels_give_even_odds_and_equal_revenues_a_finite_scale():
     assert np.isfinite(equal["revenue"]).all()
 
 
-def test_amounts_are_what_is_left_of_their_offsets():
+def test_offsets_are_subtracted_from_amounts():
     labels = {"click": np.ones(4), "revenue": np.exp([1.0, 3.0, 2.0, 4.0])}
     found = initial_bias.from_labels(labels, {"revenue": np.array([0.0, 0.0, 1.0, 1.0])})
     assert found["revenue"][1] == pytest.approx(2.0)
@@ -49,7 +49,7 @@ def test_amounts_are_what_is_left_of_their_offsets():
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 1.9])
-def test_a_scale_comes_back(scale):
+def test_a_scale_survives_a_round_trip(scale):
     found = layers.amount_scale(tf.constant(layers.raw_amount_scale(scale)))
     assert float(found) == pytest.approx(scale, rel=1e-5)
 

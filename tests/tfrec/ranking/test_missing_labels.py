@@ -42,7 +42,7 @@ def partly(tmp_path_factory):
 
 
 @pytest.mark.trains
-def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
+def test_heads_without_held_out_labels_are_trained_and_not_measured(
     partly, ranker_config, tmp_path
 ):
     counts = {label: partly.label_count("train", label) for label in partly.spec.labels}
@@ -64,7 +64,7 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
 
 
 @pytest.mark.trains
-def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_path):
+def test_a_label_without_positive_training_rows_has_no_head(partly, ranker_config, tmp_path):
     """The schema names it, and the column is empty."""
     empty = reader.DataSet(partly.directory)
     empty.description.splits["train"].label_positives["revenue"] = 0

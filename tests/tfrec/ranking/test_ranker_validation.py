@@ -133,7 +133,7 @@ def ratings(tmp_path_factory):
     return logs.converted_table(directory / "log.csv", directory / "data", RATINGS, **options)
 
 
-def test_rows_of_a_user_are_one_draw_where_users_are_known(ratings, data_set):
+def test_rows_of_a_user_are_one_unit(ratings, data_set):
     owner = ranking.owner_of_requests(ratings, "validation")
     assert len(owner) == ratings.num_rows("validation") == ratings.num_requests("validation")
     assert np.unique(owner).tolist() == list(range(30))
@@ -189,7 +189,7 @@ def test_a_calibration_error_is_compared_with_chance_in_the_same_bins():
     assert found["expected_calibration_error"] == pytest.approx((0 + 0.1 + 0.05) / 10, rel=1e-6)
 
 
-def test_the_difference_of_two_rankers_is_known_better_than_either():
+def test_the_difference_of_two_rankers_has_a_smaller_error_than_either():
     logits, labels, z = world(1)
     rng = np.random.default_rng(2)
     other = {"click": (z + rng.normal(0, 0.2, len(z))).astype(np.float32)}

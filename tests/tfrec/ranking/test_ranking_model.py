@@ -45,7 +45,7 @@ class OnlyCall(ranking.RankingModel):
 INPUTS = {"query": tf.constant([[1], [2]]), "ad": tf.constant([[[1], [2], [0]], [[2], [1], [1]]])}
 
 
-def test_call_is_all_that_a_ranker_needs(ranker_config):
+def test_a_ranker_needs_only_call(ranker_config):
     model = OnlyCall(fitted(with_user=False), ranker_config, HEADS)
     scored = model.score(INPUTS["query"], INPUTS["ad"])
     np.testing.assert_allclose(scored["click"], [[11, 12, 10], [22, 21, 21]])
@@ -204,7 +204,7 @@ class OfTexts(ranking.RankingModel):
         self.units = "64" / 2
 
 
-def test_an_error_inside_a_constructor_stays_what_it_is(data_set, ranker_config):
+def test_an_error_inside_a_constructor_is_not_converted(data_set, ranker_config):
     with pytest.raises(TypeError, match="unsupported operand"):
         ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=OfTexts))
 
@@ -267,7 +267,7 @@ class WithoutTask(WithLoss):
         ),
     ],
 )
-def test_what_cannot_be_built_or_trained_is_refused(
+def test_rankers_that_cannot_be_built_or_trained_are_refused(
     data_set, ranker_config, kind, made, said, monkeypatch
 ):
     monkeypatch.setattr(WithLoss, "made", made)
@@ -289,13 +289,15 @@ class ReZero(ranking.RankingModel):
 
 
 @pytest.mark.trains
-def test_what_depends_on_the_list_only_after_training_is_refused(data_set, ranker_config, tmp_path):
+def test_a_ranker_that_depends_on_the_list_only_after_training_is_refused(
+    data_set, ranker_config, tmp_path
+):
     config = dataclasses.replace(ranker_config, ranker=ReZero, epochs=1)
     with pytest.raises(ValueError, match=r"ReZero.call: the click logit .* candidates are scored"):
         ranking.train_ranker(data_set, config, tmp_path)
 
 
-def test_a_class_that_is_no_ranker_is_refused(data_set, ranker_config):
+def test_a_class_that_is_not_a_ranker_is_refused(data_set, ranker_config):
     config = dataclasses.replace(ranker_config, ranker="tfrec.retrieval:TwoTower")
     with pytest.raises(ValueError, match=r"expected a subclass of tfrec.ranking.RankingModel, got"):
         ranking.build_ranker(data_set, config)

@@ -64,7 +64,7 @@ def logits_of(sides, intercept, table):
     return intercept + query[:, 0] + ad[:, 0] + np.sum(query[:, 1:] * ad[:, 1:], axis=1)
 
 
-def test_a_machine_scores_as_the_matrices_that_it_is_fitted_on(data_set):
+def test_a_machine_scores_like_the_matrices_that_it_is_fitted_on(data_set):
     machine = layers.FactorizationMachine(data_set.fitted)
     table = np.random.default_rng(0).normal(0, 0.1, machine.table.shape)
     machine.table.assign(table)
@@ -74,7 +74,7 @@ def test_a_machine_scores_as_the_matrices_that_it_is_fitted_on(data_set):
     np.testing.assert_allclose(machine(query, ad[:, None])[:, 0], expected, atol=1e-4)
 
 
-def test_a_fitted_machine_is_not_moved_by_the_padding_of_lists(monkeypatch):
+def test_padding_of_lists_does_not_affect_a_fitted_machine(monkeypatch):
     rng = np.random.default_rng(0)
     fields = (
         Field("tags", "categorical_list", "query", max_list_length=200),
@@ -111,7 +111,7 @@ def test_nothing_is_fitted_to_rows_without_ids(monkeypatch):
     assert not rare_heads.fit(machine, None, "engagement", seed=1)
 
 
-def test_that_users_do_not_buy_the_most_expensive_ads_is_learned_from_few_rows():
+def test_an_effect_of_the_highest_prices_is_learned_from_few_rows():
     rng = np.random.default_rng(0)
     fields = (Field("country", "categorical", "query"), Field("price", "numeric", "ad"))
     shop = Schema("shop", fields, ("price",), "clicked")
@@ -130,7 +130,7 @@ def test_that_users_do_not_buy_the_most_expensive_ads_is_learned_from_few_rows()
     assert np.abs(found[dearest] - truth[dearest]).mean() < 0.7
 
 
-def test_the_share_of_other_logits_follows_what_held_out_rows_say():
+def test_held_out_rows_choose_the_share_of_other_logits():
     rng = np.random.default_rng(0)
     truth = rng.normal(-1, 1.5, 4_000).astype(np.float32)
     noise = rng.normal(-1, 1.5, 4_000).astype(np.float32)
@@ -190,7 +190,7 @@ def test_shares_of_0_change_nothing(data_set, ranker_config):
 
 
 @pytest.mark.trains
-def test_what_is_fitted_is_restored(data_set, ranker_config, tmp_path, monkeypatch):
+def test_fitted_machines_and_shares_are_restored(data_set, ranker_config, tmp_path, monkeypatch):
     monkeypatch.setattr(rare_heads, "best_share", lambda *_: 0.5)
     monkeypatch.setattr(rare_heads, "_MIN_POSITIVES", 1)
     sides = (data_set.schema.query_fields, data_set.schema.ad_fields)

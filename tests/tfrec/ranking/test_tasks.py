@@ -113,7 +113,7 @@ def test_served_values_are_those_of_the_heads_built():
     assert list(served) == ["click_probability"]
 
 
-def test_a_kept_unclicked_row_counts_for_those_that_were_left_out():
+def test_a_kept_unclicked_row_counts_for_the_dropped_ones():
     logits = {
         "click": tf.zeros([1, 2]),
         "revenue": tf.constant([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]]),

@@ -64,7 +64,7 @@ def reports(data_set, trained, synthetic_log):
 
 
 @pytest.mark.trains
-def test_the_page_has_every_figure_and_needs_nothing_else(reports):
+def test_the_page_has_every_figure_and_no_outside_assets(reports):
     with_truth, _ = reports
     text = report_html.render_report(with_truth, "synthetic")
     page = Page(text)
@@ -222,7 +222,7 @@ def test_an_absent_head_is_one_without_a_column_or_without_a_positive_label():
 
 
 @pytest.mark.parametrize(("entropy", "is_told"), [(0.04, True), (0.06, False), (None, False)])
-def test_a_head_that_knows_the_label_is_too_good_to_be_true(entropy, is_told):
+def test_a_head_that_predicts_the_label_almost_exactly_is_reported(entropy, is_told):
     metrics = {"normalized_entropy": evaluation.Estimate(value=entropy)}
     quality = evaluation.HeadQuality(labeled=9, metrics=metrics, calibration_curve=[])
     report = evaluation.EvaluationReport.model_construct(ranker={"click": quality})
@@ -255,7 +255,7 @@ def test_towers_that_find_no_more_than_popularity_or_chance_are_reported(
     assert bool(said) == bool(named)
 
 
-def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
+def test_the_first_sentence_has_the_share_returned_and_the_worst_stage():
     lost = {"tower": 1.0, "index": 0.0, "filters": 0.0, "ranker": 3.0, "calibration": 1.0}
     utility = evaluation.UtilityFunnel(
         weights={"click": 1.0},
@@ -321,7 +321,7 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     assert (recall, precision) == (1.0, pytest.approx(labels.mean(), abs=1e-4))
 
 
-def test_curves_of_equal_scores_or_one_class_are_no_crash():
+def test_curves_of_equal_scores_or_one_class_are_computed():
     same = curve_points.compute(np.array([0, 1, 0]), np.full(3, 0.2))
     assert same.roc == [(0.0, 0.0), (1.0, 1.0)]
     assert sum(same.scores.negative) == pytest.approx(1.0)
@@ -342,7 +342,7 @@ def test_scores_within_a_power_of_ten_have_a_scale():
     assert 7.8 < labels[-1] <= 8.0
 
 
-def test_labels_keep_their_decimals():
+def test_tick_labels_keep_their_decimals():
     curve = [
         evaluation.CalibrationBin(
             predicted=p,
@@ -369,7 +369,7 @@ def test_labels_keep_their_decimals():
         ("<b>&</b>", "&lt;b&gt;&amp;&lt;/b&gt;"),
     ],
 )
-def test_a_segment_is_named_as_it_is_whatever_its_value(value, shown):
+def test_the_name_of_a_segment_is_shown_literally(value, shown):
     metrics = {
         "auc": evaluation.Estimate(value=0.6),
         "calibration_ratio": evaluation.Estimate(value=1.0),

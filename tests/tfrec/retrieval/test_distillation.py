@@ -127,7 +127,7 @@ def best_of(model, queries, catalog, weights, k=10):
 
 
 @pytest.mark.trains
-def test_what_is_found_follows_the_weights_of_the_request(data_set, taught, catalog):
+def test_the_ads_found_follow_the_weights_of_the_request(data_set, taught, catalog):
     model, description = retrieval.load_two_tower(data_set, taught)
     assert description["distillation"]["heads"] == list(HEADS)
     queries = retrieval.read_queries(data_set, "validation", 50)
@@ -159,7 +159,7 @@ def test_only_the_ratio_of_weights_matters(data_set, taught):
 
 
 @pytest.mark.trains
-def test_the_share_of_the_utility_is_that_of_the_ads_found(data_set, taught, catalog):
+def test_the_utility_share_is_measured_on_the_ads_found(data_set, taught, catalog):
     model, description = retrieval.load_two_tower(data_set, taught)
     queries = retrieval.read_queries(data_set, "validation", 100)
     tower = model.weighted_query_tower
@@ -209,7 +209,7 @@ def test_a_query_always_has_length_one(data_set, retrieval_config, default, devi
     np.testing.assert_allclose(tf.norm(queries, axis=1), 1.0, atol=1e-5)
 
 
-def test_a_head_without_value_has_no_share(data_set, retrieval_config, catalog):
+def test_a_head_whose_values_are_all_zero_has_no_utility_share(data_set, retrieval_config, catalog):
     teacher = retrieval.Teacher(
         {"click": 1.0, "revenue": 1.0},
         lambda query, ad: {**true_values(query, ad), "revenue": np.zeros(ad.shape[:2])},
@@ -270,7 +270,7 @@ def test_a_ranker_teaches_after_at_most_three_epochs_of_clicks(
 
 
 @pytest.mark.trains
-def test_a_killed_distillation_goes_on_where_it_was(
+def test_a_killed_distillation_resumes_where_it_stopped(
     data_set, retrieval_config, taught, in_second_training
 ):
     killed = in_second_training.copy

@@ -59,9 +59,7 @@ def test_the_most_clicked_ads_do_not_prefer_early_ones(data_set):
 
 
 @pytest.mark.trains
-def test_the_model_that_is_loaded_is_the_refitted_one(
-    data_set, retrieval_config, learned_from_clicks
-):
+def test_the_refitted_model_is_loaded(data_set, retrieval_config, learned_from_clicks):
     directory = learned_from_clicks
     model, description = retrieval.load_two_tower(data_set, directory)
     history = json.loads((directory / "refit" / "history.json").read_text())
@@ -105,9 +103,7 @@ class Killed(Exception):
 
 
 @pytest.mark.slow
-def test_the_model_and_the_plan_of_a_refit_know_the_clicks_of_both_splits(
-    retrieval_config, tmp_path, monkeypatch
-):
+def test_a_refit_counts_the_clicks_of_both_splits(retrieval_config, tmp_path, monkeypatch):
     def killed(model, plan, history, read, workdir, progress, callbacks):
         raise Killed(model, plan, callbacks)
 
@@ -128,7 +124,7 @@ def test_the_model_and_the_plan_of_a_refit_know_the_clicks_of_both_splits(
 
 
 @pytest.mark.trains
-def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
+def test_a_killed_refit_resumes_after_its_last_complete_epoch(
     data_set, retrieval_config, to_be_refitted, monkeypatch
 ):
     class KilledInSecondPass(tf.keras.callbacks.Callback):

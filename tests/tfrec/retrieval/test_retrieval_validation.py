@@ -39,7 +39,7 @@ def test_recall_counts_the_ads_that_score_higher(model):
     }
 
 
-def test_where_clicks_do_not_repeat_lists_leave_out_what_users_clicked(model):
+def test_lists_leave_out_clicked_ads_if_clicks_do_not_repeat(model):
     # User 1's list lacks ads 0 and 1: ad 10 has eight before it.
     measured = retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS)
     assert measured["validation_corpus_recall_at_10"] == 1.0
@@ -71,7 +71,7 @@ def test_a_catalog_of_a_few_ads_has_a_measure(model):
     assert measured["validation_corpus_recall"] == 0.0
 
 
-def test_the_temperature_is_soft_for_queries_that_find_nothing(model):
+def test_the_temperature_is_the_maximum_for_uninformative_queries(model):
     found = retrieval_validation.best_temperature(
         model, held_out(1.0), QUERIES, ADS, np.ones(12, np.int64)
     )

@@ -46,7 +46,7 @@ def test_a_sample_of_the_ads_gives_about_the_same():
     assert fit(scores, ad_rows, rows, log_draws) == pytest.approx(0.15, rel=0.1)
 
 
-def test_scores_that_say_nothing_get_the_softest_softmax():
+def test_uninformative_scores_get_about_the_maximum_temperature():
     rng = np.random.default_rng(0)
     scores = rng.uniform(-1, 1, size=(500, 50)).astype(np.float32)
     found = fit(scores, rng.integers(0, 50, 500), np.arange(50), np.zeros(50))

@@ -80,7 +80,7 @@ def test_with_more_fields_than_the_sum_holds_a_query_starts_near_its_ads():
     np.testing.assert_allclose(projection.T @ projection, np.eye(8), atol=1e-5)
 
 
-def test_a_tower_that_reads_no_ads_keeps_its_own_start():
+def test_a_tower_that_reads_no_ads_keeps_its_initial_weights():
     schema = schema_lib.Schema("s", (USER, AD), ("ad",), None)
     fitted = encoding.FittedSchema(schema, STATISTICS)
     options = config_lib.RetrievalConfig(embedding_dim=16, hidden_dim=32, field_dim=8)

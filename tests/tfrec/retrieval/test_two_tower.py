@@ -75,7 +75,7 @@ def sampled(config, **changes):
     return dataclasses.replace(config, **{"batch_size": 32, "uniform_negatives": 32, **changes})
 
 
-def test_accidental_hits_are_no_negatives(data_set, retrieval_config, clicks):
+def test_accidental_hits_are_not_negatives(data_set, retrieval_config, clicks):
     model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
     # All negatives of each query are the ad it clicked: nothing is left to tell apart.
     same = np.full(8, clicks.ad_rows[0])
@@ -114,7 +114,7 @@ def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieva
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_config, clicks):
+def test_ads_that_the_user_clicked_elsewhere_are_not_negatives(data_set, retrieval_config, clicks):
     model = build(data_set, sampled(retrieval_config, batch_size=300))
     query = np.repeat(clicks.query[:1], 4, axis=0)
     logits = logits_of(model, data_set, query)
@@ -135,7 +135,7 @@ def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_conf
     )
 
 
-def test_clicks_of_one_request_are_no_negatives_of_each_other(data_set, retrieval_config, clicks):
+def test_clicks_of_one_request_are_not_negatives_of_each_other(data_set, retrieval_config, clicks):
     query = np.repeat(clicks.query[:1], 4, axis=0)
     for changes in ({"batch_size": 300}, {"batch_size": 32, "uniform_negatives": 0}):
         model = build(data_set, sampled(retrieval_config, **changes))
@@ -216,7 +216,7 @@ def test_exact_top_k_refuses_embeddings_that_are_not_finite():
         retrieval.exact_top_k(ads, finite, 2)
 
 
-def test_exact_top_k_by_pieces_is_that_of_the_whole_ties_included():
+def test_exact_top_k_does_not_depend_on_batch_sizes_even_with_ties():
     rng = np.random.default_rng(3)
     # Small integers: inner products are exact, and many are equal.
     queries, ads = (rng.integers(-2, 3, (count, 4)).astype(np.float32) for count in (9, 200))
@@ -257,7 +257,7 @@ def test_the_candidates_of_clicks_have_the_latest_features(data_set, retrieval_c
 
 
 @pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])
-def test_the_fewer_fields_the_longer_their_embeddings(num_fields, dim):
+def test_fewer_fields_have_longer_embeddings(num_fields, dim):
     assert towers.automatic_field_dim(num_fields) == dim
 
 

@@ -152,7 +152,7 @@ def test_a_run_can_be_debugged_eagerly(tmp_path):
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
 
 
-def test_a_line_of_progress_has_the_loss_and_the_metric_that_chooses(tmp_path, capsys):
+def test_a_progress_line_has_the_loss_and_the_selection_metric(tmp_path, capsys):
     history = Run(tmp_path, [4, 3.25, 5, 7]).fit(progress=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == f"  epoch 2/4: loss {history[1]['loss']:.4f}, score 3.2500"
@@ -169,7 +169,7 @@ def test_the_best_epoch_is_restored_and_can_be_restored_again(tmp_path):
         np.testing.assert_array_equal(variable, value)
 
 
-def test_a_larger_metric_is_better_where_the_plan_says_so(tmp_path):
+def test_a_larger_metric_is_better_if_the_plan_says_so(tmp_path):
     run = Run(tmp_path, [1, 2, 5, 4], dataclasses.replace(PLAN, maximize=True))
     run.fit()
     run.assert_has_weights_of(2)
@@ -271,7 +271,7 @@ def test_an_epoch_reads_all_rows_in_a_new_order_and_shrinks_embeddings(
     assert not np.array_equal(first, second)
 
 
-def test_a_run_killed_in_a_validation_repeats_its_pass(tmp_path):
+def test_a_run_killed_during_validation_repeats_the_epoch(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path, [4, 3, Killed(), 1]).fit()
     resumed = Run(tmp_path, [4, 3, 2, 1])
@@ -279,7 +279,7 @@ def test_a_run_killed_in_a_validation_repeats_its_pass(tmp_path):
     assert resumed.epochs == [2, 3]
 
 
-def test_a_resumed_run_counts_the_passes_without_improvement_before_it(tmp_path):
+def test_a_resumed_run_counts_earlier_epochs_without_improvement(tmp_path):
     plan = dataclasses.replace(PLAN, epochs=9, patience=3)
     with pytest.raises(Killed):
         Run(tmp_path, [1, 2, 2, Killed()], plan).fit()
@@ -305,7 +305,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert again.epochs == []
 
 
-def test_rows_that_no_batch_holds_are_not_touched(tmp_path):
+def test_rows_outside_all_batches_are_not_changed(tmp_path):
     before = Lookup().table.embeddings.numpy()
     run = Run(tmp_path, [4, 3, 2, 1])
     run.fit()
@@ -314,7 +314,7 @@ def test_rows_that_no_batch_holds_are_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["x", ["x"], [tf.keras.callbacks.Callback], 1])
-def test_what_is_no_list_of_callbacks_is_refused(given):
+def test_callbacks_must_be_a_list_of_callbacks(given):
     with pytest.raises(
         ValueError, match=r"callbacks: expected a list of tf.keras.callbacks.Callback"
     ):
@@ -391,7 +391,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data.unlink(), lambda data: data.write_bytes(b"")])
-def test_a_best_epoch_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
+def test_an_unreadable_best_epoch_is_reported_with_what_to_delete(tmp_path, damage):
     Run(tmp_path / "refit", [4, 3, 2, 1]).fit()
     (data,) = (tmp_path / "refit" / "best").glob("*.data-*")
     damage(data)
@@ -465,7 +465,7 @@ def test_a_model_of_another_data_set_and_a_missing_one_are_refused(
         load(data_set, directory)
 
 
-def test_what_is_validated_and_kept_is_the_average(tmp_path):
+def test_the_averaged_weights_are_validated_and_kept(tmp_path):
     class LastWeights(tf.keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.kernel = self.model.dense.kernel.numpy()
@@ -516,7 +516,7 @@ def test_batches_of_a_small_log_are_smaller_but_never_tiny():
     assert training.batch_size(32, 100, 20) == 32  # what was asked is the most
 
 
-def test_a_small_log_may_have_more_epochs_without_improvement():
+def test_patience_is_longer_on_a_small_log():
     assert training.patience(2, 2_000) == 2
     assert training.patience(2, 20) == 5  # a hundred steps
     assert training.patience(2, 30) == 4

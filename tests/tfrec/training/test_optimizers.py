@@ -60,7 +60,7 @@ def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
 
 
 @pytest.mark.parametrize("clipnorm", [None, 1.5])
-def test_an_update_is_that_of_adam_of_keras(clipnorm):
+def test_an_update_equals_that_of_keras_adam(clipnorm):
     start = [[1.0, -2.0, 0.5], [[1.0], [3.0]]]
     variables_of_both = [[tf.Variable(value) for value in start] for _ in range(2)]
     both = [

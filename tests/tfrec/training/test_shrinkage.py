@@ -92,7 +92,7 @@ def test_a_value_with_n_rows_keeps_n_of_n_plus_c():
     np.testing.assert_allclose(sums(model), 0.25 + kept * (before["sums"] - 0.25), rtol=1e-6)
 
 
-def test_with_zero_nothing_is_counted_or_shrunk():
+def test_shrinkage_of_zero_counts_and_shrinks_nothing():
     unread = iter(lambda: pytest.fail("rows are counted"), None)
     model, before = fitted_once(training.ShrinkEmbeddings(SCHEMA, unread, 0.0))
     np.testing.assert_array_equal(model.ads.table, before["table"])

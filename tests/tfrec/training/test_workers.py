@@ -142,7 +142,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_
 
 
 @pytest.mark.engines
-def test_the_command_says_that_there_are_no_addresses(runners, tmp_path):
+def test_the_command_reports_missing_addresses(runners, tmp_path):
     flags = ("--distribution=multi_worker", f"--workdir={tmp_path}")
     done = runners[0].run("train_retrieval.py", *flags)
     assert done.returncode == 1

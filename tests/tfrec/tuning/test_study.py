@@ -69,7 +69,7 @@ def test_trials_that_are_worse_than_the_median_end_early(data_set, tmp_path):
     assert tuned.best.value == min(t.value for t in tuned.trials if t.state == "complete")
 
 
-def test_a_study_ends_in_time_and_continues_where_it_was(data_set, tmp_path):
+def test_a_study_stops_in_time_and_continues_where_it_stopped(data_set, tmp_path):
     seconds = itertools.count()
     tuned = tuning.tune(PARABOLA, data_set, tmp_path, 9, clock=lambda: next(seconds))
     # Began at 0. Looks at 1, passes at 2 to 5; looks at 6, passes at 7 and 8, and ends at 9.
@@ -126,7 +126,7 @@ def test_a_study_without_time_is_refused_before_it_begins(seconds, data_set, tmp
     assert not (tmp_path / "new").exists()
 
 
-def test_options_with_which_a_model_fails_do_not_end_a_study(data_set, tmp_path, capsys):
+def test_a_trial_that_fails_does_not_end_the_study(data_set, tmp_path, capsys):
     def train(data_set, options, *others, **more):
         if options.learning_rate > limit:
             raise ValueError("too fast")
@@ -208,7 +208,7 @@ def whole(data_set, ranker_config, directory_of_whole, deterministic):
 
 
 @pytest.mark.trains
-def test_a_killed_study_is_that_of_an_uninterrupted_one(
+def test_a_killed_study_ends_like_an_uninterrupted_one(
     data_set, ranker_config, whole, directory_of_whole
 ):
     killed = directory_of_whole.with_name("killed")

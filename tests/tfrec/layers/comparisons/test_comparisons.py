@@ -52,7 +52,7 @@ def ads(category, price):
     return encoded(SCHEMA.ad_fields, category=category, price=price)
 
 
-def test_equal_values_are_counted_whatever_their_ids_and_missing_ones_are_equal_to_nothing():
+def test_equal_values_match_across_ids_and_missing_values_match_nothing():
     compare = comparisons.Comparisons(FITTED, [(INTEREST, CATEGORY), (PAGES, CATEGORY)])
     query = queries(
         ["toys", "none", "", "unknown"],
@@ -208,7 +208,7 @@ def test_events_without_ages_are_counted_but_are_not_recent():
     np.testing.assert_allclose(found[:, :4], np.log1p([[0, 0, 3, 0]]), rtol=1e-6)
 
 
-def test_events_of_ads_with_the_same_property_are_counted_and_unknown_ads_equal_nothing():
+def test_events_of_ads_with_the_same_property_are_counted_and_unknown_ads_match_nothing():
     pairs = [(RECENT, CATEGORY), (SEEN, CATEGORY), (RECENT, SKU)]
     compare = comparisons.Comparisons(OF_HISTORIES, pairs, {"recent": OF_SKUS})
     now = bucket(0.0)
@@ -307,7 +307,7 @@ def related(interest, category, budget, price, fitted=FITTED):
     return [(query_field.name, ad_field.name) for query_field, ad_field in pairs]
 
 
-def test_what_goes_together_in_clicked_rows_is_compared_and_nothing_else():
+def test_only_fields_that_are_related_in_clicked_rows_are_compared():
     rng = np.random.default_rng(0)
     category = rng.choice(CATEGORIES, 2_000)
     other = rng.choice(CATEGORIES, 2_000)
@@ -354,7 +354,7 @@ def test_a_fifth_of_the_frequent_values_must_be_on_both_sides(num_own, is_compar
     assert pairs == ([fields] if is_compared else [])
 
 
-def test_if_most_values_are_equal_by_chance_few_unequal_ones_decide():
+def test_fields_that_are_mostly_equal_by_chance_are_judged_by_unequal_rows():
     rng = np.random.default_rng(0)
     ones = np.ones(2_000, np.float32)
     category = np.where(rng.random(2_000) < 0.95, "toys", "bags")

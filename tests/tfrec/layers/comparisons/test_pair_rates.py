@@ -109,7 +109,7 @@ def test_the_ranker_leaves_rows_out_in_training_alone(small):
     np.testing.assert_array_equal(scores(1.0, False), scores(0.0, False))
 
 
-def test_they_are_served_as_they_were_trained(small):
+def test_rates_are_exported(small):
     model = ranking.build_ranker(small, config.RankerConfig(), [], [["user", "app"]])
     query, ad = encoded(small, ["u", "v"], [["a", "b", "new"]] * 2)
     trained = model.score(query[:, 0], ad)["click"]
@@ -153,7 +153,7 @@ def test_rates_are_used_if_they_predict_held_out_clicks(tmp_path, later, options
     assert found == ([tuple(data_set.schema.fields[:2])] if are_found else [])
 
 
-def test_what_embeddings_learn_is_left_to_them(small, tmp_path):
+def test_rates_of_pairs_with_many_or_few_rows_are_not_used(small, tmp_path):
     # All rows are of the same four pairs.
     rows = [(*pair, label, split) for split in SPLITS for pair, label in PAIRS for _ in range(200)]
     assert layers.find_pair_rates(convert(rows, tmp_path)) == []
@@ -166,7 +166,7 @@ PAIRS = [(pair, label) for label in (0, 1) for pair in (("u", "a"), ("v", "b"))]
 PAIRS += [(("u", "b"), 0), (("v", "a"), 0)]
 
 
-def test_they_are_restored_with_the_ranker(tmp_path):
+def test_rates_are_restored_with_the_ranker(tmp_path):
     data_set = convert(log(np.random.default_rng(0), 0.8, 0.8), tmp_path / "data")
     options = config.RankerConfig(epochs=1, field_dim=2, model_dim=8, num_blocks=0)
     ranking.train_ranker(data_set, options, tmp_path / "ranker")
