@@ -294,9 +294,10 @@ def test_a_file_of_an_unknown_world_is_refused(tmp_path):
         synthetic.load_world(tmp_path)
 
 
-def test_another_world_replaces_all_files_of_a_log(tmp_path, config):
-    small = synthetic.WorldConfig(num_users=50, num_ads=40, num_campaigns=10)
-    for own in (small, config):
-        log = synthetic.write_log(tmp_path, 100, own)
+def test_another_world_replaces_all_files_of_a_log(tmp_path):
+    bilinear = synthetic.WorldConfig(num_users=50, num_ads=40, num_campaigns=10)
+    shop = dataclasses.replace(synthetic.WORLDS["shop"], **SIZES)
+    for config in (bilinear, shop):
+        log = synthetic.write_log(tmp_path, 100, config)
         assert len(log.log.read_text().splitlines()) == 1 + 100
-    assert synthetic.load_world(tmp_path).config == config
+    assert synthetic.load_world(tmp_path).config == shop
