@@ -178,7 +178,7 @@ def measure_constants(
         command=f"scripts/benchmarks/http_service.py --num_ads={values.num_ads} --constants=FILE",
         num_ads=values.num_ads,
         dimension=release.index["dimension"],
-        index=release.index["build"].get("factory", release.index["kind"]),
+        index=release.index["build"]["factory"],
         index_bytes_per_ad=round(sizes["index.faiss"] / values.num_ads, 1),
         row_bytes_per_ad=round(row_bytes / values.num_ads, 1),
         private_bytes_per_ad=round(private_bytes / values.num_ads, 1),

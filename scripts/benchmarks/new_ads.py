@@ -53,12 +53,12 @@ def main() -> None:
     truth = world.click_probability(queries)
     rows = [{"content": "chance", "never shown": FLAGS.k / FLAGS.num_ads}]
     rows[0]["shown"] = rows[0]["never shown"]
+    options = cli.from_flags(config.RetrievalConfig)
     for content in FLAGS.contents:
         started = time.perf_counter()
         source = convert.Source(log, world.schema(content), "tabular", ads_path=ads)
         convert.convert(source, workdir / content / "data", split="time")
         data_set = reader.DataSet(workdir / content / "data")
-        options = cli.from_flags(config.RetrievalConfig)
         retrieval.train_two_tower(data_set, options, workdir / content / "retrieval")
         model, _ = retrieval.load_two_tower(data_set, workdir / content / "retrieval")
         scores = score(data_set, model, queries.columns())

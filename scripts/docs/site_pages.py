@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages of the site that are not in docs/, and links that work there too.
+"""A hook of MkDocs that adds pages from outside docs/, and makes links work on the site.
 
 README, CONTRIBUTING, CHANGELOG, the examples and the tutorial become pages. A link to another file
 of the repository leads to a page with its source, and a link to a folder leads to a list of its

@@ -325,14 +325,13 @@ def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
         is_static = column.table == LOG and log_sample.is_constant_per_ad(column, ad)
         return column.table == ADS or is_static
 
-    found = {
-        column.name: None
+    return [
+        column.name
         for _, column in _candidates(samples, roles)
         if column.known and column.name != ad.name
         if not known_names.SHOWN.isdisjoint(column.words) or distinguishes_ads(column)
         if sides.side(column, samples, roles)[0] == "ad"
-    }
-    return list(found)
+    ]
 
 
 def format_notes(notes: Sequence[str]) -> str:

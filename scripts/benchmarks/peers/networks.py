@@ -126,7 +126,7 @@ class _BestWeights(tf.keras.callbacks.Callback):
 
     Args:
         data: Rows of all splits.
-        patience: Number of evaluations in which no target improved.
+        patience: Number of evaluations without improvement after which training stops.
     """
 
     def __init__(self, data: peer_data.PeerData, patience: int) -> None:
@@ -328,7 +328,7 @@ class _Inputs:
         return _joined(tf.keras.layers.Flatten()(self.embedded), self.numbers)
 
     def outputs(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns a dense layer's [B, T], which is the best constant at first if x is 0."""
+        """Returns a dense layer's [B, T]; its bias is initially the best constant."""
         base = tf.keras.initializers.Constant(self.data.bases)
         return tf.keras.layers.Dense(len(self.data.targets), bias_initializer=base)(x)
 

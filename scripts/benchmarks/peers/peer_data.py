@@ -61,7 +61,7 @@ class PeerRows:
         labels: Label -> [L] float32; NaN where missing.
         requests: Request number [L] int64 of each ad, ascending.
         order: [L] int64, ascends with the time of the requests.
-        known: Mask over all shown ads of the split of those with a known click label.
+        known: Which of all shown ads of the split have a known click label.
     """
 
     ids: np.ndarray

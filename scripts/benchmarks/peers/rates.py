@@ -87,7 +87,7 @@ class IdRates:
         return (total + added * mean) / (count + added)
 
     def _added_rows(self, count: np.ndarray, total: np.ndarray) -> float:
-        """Estimates m; as good as infinite if ids do not differ by more than chance."""
+        """Estimates m; effectively infinite if ids differ by no more than chance."""
         seen = count > 0
         n, sums = count[seen], total[seen]
         rows = n.sum()

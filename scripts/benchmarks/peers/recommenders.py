@@ -37,7 +37,7 @@ VALIDATION_METRIC = "ndcg_at_10"
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """The clicks that a recommender learns, in the order of a seed; the log has users."""
+    """The clicks that a recommender learns, and its seed; the log must have users."""
 
     data_set: reader.DataSet
     splits: Sequence[str]

@@ -1,4 +1,4 @@
-"""The common way to convert such a log, as a baseline: one `tf.train.Example` per row.
+"""The common way to convert a Criteo log, as a baseline: one `tf.train.Example` per row.
 
 Like most published Criteo preparations, a first pass counts the values of each column in a
 dictionary; a second pass looks each value up and writes the numbers and ids of each row, in the

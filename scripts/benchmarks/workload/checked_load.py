@@ -29,8 +29,8 @@ class Counts:
     Attributes:
         requests: Requests sent.
         answered: Answers within the deadline.
-        failed: Requests without an answer after all attempts of the client, other than the next
-            two.
+        failed: Requests without an answer after all attempts of the client, neither refused nor
+            late.
         refused: Requests that the service shed (429).
         late: Answers after the deadline, and requests whose client gave up at the deadline.
         degraded: Answers in which not all candidates were ranked.
