@@ -150,6 +150,12 @@ def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
     assert (tmp_path / "work" / "other.txt").exists()
 
 
+def test_new_ads_without_contents_are_only_chance_and_the_ground_truth(tmp_path):
+    flags = ("--num_rows=1000", "--num_ads=100", "--k=25", "--contents=", f"--workdir={tmp_path}")
+    result = json.loads(run("benchmarks/new_ads.py", *flags).stdout.splitlines()[-1])
+    assert [row["content"] for row in result["recalls"]] == ["chance", "ground truth"]
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
