@@ -1,6 +1,7 @@
 """The deployment files, as far as they can be checked without a container engine."""
 
 import ast
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -15,7 +16,6 @@ import grpc
 import httpx
 import kubernetes_validate
 import pytest
-import scripts_in_forks
 import yaml
 from absl import flags
 from google.protobuf import text_format
@@ -31,7 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 import tfrec
-from serving import config, model_config, orchestrator, ranker, releases, saved_model
+from serving import config, model_config, orchestrator, process, ranker, releases, saved_model
 from serving.cli import entry
 from serving.model_server import server as model_server
 from serving.model_server import server_metrics
@@ -43,10 +43,12 @@ _KUBERNETES = sorted((_DEPLOY / "kubernetes").glob("*.yaml"))
 _WORKLOADS = ("tensorflow-serving", "orchestrator")
 
 
+@functools.cache
 def _yaml(name: str) -> Any:
     return yaml.safe_load((_DEPLOY / name).read_text(encoding="utf-8"))
 
 
+@functools.cache
 def _objects() -> list[dict[str, Any]]:
     texts = (path.read_text(encoding="utf-8") for path in _KUBERNETES)
     return [item for text in texts for item in yaml.safe_load_all(text)]
@@ -266,14 +268,21 @@ def test_a_restarted_script_does_not_move_a_label_before_its_time(
     assert update(0, served((1, 2), {"stable": 2})) == (False, added)
 
 
-@pytest.mark.process
-def test_the_script_writes_what_the_releases_are(
-    tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
+def test_the_command_writes_the_releases_to_serve(
+    script: Callable[[str], types.ModuleType],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    tiny_base: pathlib.Path,
+    tiny_bundle: releases.Bundle,
 ) -> None:
     path = tmp_path / "models.config"
-    done = scripts_in_forks.run("model_config.py", f"--bundle={tiny_base}", f"--output={path}")
+    module = script("serving.cli.online.model_config")
+    flags.FLAGS(["model_config", f"--bundle={tiny_base}", f"--output={path}"])
+    monkeypatch.setattr(process, "StopSignal", lambda: None)
+    module.main()
     version = tiny_bundle.version
-    assert done.stdout == f"{path}: stable {version}; versions [{version}]\n", done.stderr
+    assert capsys.readouterr().out == f"{path}: stable {version}; versions [{version}]\n"
     assert model_config.read_served(path) == model_config.ServedReleases(
         (version,), {"stable": version}
     )

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-import scripts_in_forks
+from absl import flags
 
 from serving import operations
 
@@ -108,9 +108,8 @@ def test_the_package_has_constants():
     assert operations.MeasuredConstants.load().num_ads == 1_000_000
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
-    ("flags", "first", "network"),
+    ("arguments", "first", "network"),
     [
         # An answer has 3,807 B: 3,807 · 8 · 10^6 / 10^9 = 30.46 Gbit/s.
         (
@@ -130,8 +129,12 @@ def test_the_package_has_constants():
         ),
     ],
 )
-def test_the_command_prints_large_and_small_numbers_without_exponents(flags, first, network):
-    done = scripts_in_forks.run("size.py", *flags)
-    lines = done.stdout.splitlines()
+def test_the_command_prints_large_and_small_numbers_without_exponents(
+    arguments, first, network, script, capsys
+):
+    command = script("serving.cli.online.size")
+    flags.FLAGS(["size", *arguments])
+    command.main()
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == first
     assert network in next(line for line in lines if line.startswith("network        answers"))
