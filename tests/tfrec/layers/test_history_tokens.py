@@ -180,16 +180,15 @@ def trained_predictions(data_set, config, directory, epochs):
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("num_blocks", [0, 2])
-def test_effects_of_age_and_kind_of_events_are_learned(
-    delayed, ranker_config, tmp_path, num_blocks
-):
-    config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
-    predictions = trained_predictions(delayed, config, tmp_path, epochs=3)
-    last = np.flatnonzero(np.concatenate([w["query"][:, 1] for w in delayed.windows("test")]))
+def test_effects_of_age_and_kind_of_events_are_learned(delayed, ranker_config, tmp_path):
+    config = dataclasses.replace(ranker_config, num_blocks=0)
+    predictions = trained_predictions(delayed, config, tmp_path, epochs=2)
+    ids = np.concatenate([window["query"][:, :3] for window in delayed.windows("test")])
+    # Requests after clicks on two ads; the others are clicked anyway.
+    last = np.flatnonzero([len(set(row) - {0}) == 2 for row in ids.tolist()])
     labels, _, _ = predictions.labeled("click")
     assert len(last) > 200
-    # The rule reaches 0.84; kinds and the order without ages 0.795; ages without kinds 0.75.
+    # The rule reaches 0.84, and kinds and the order without ages 0.71.
     assert metrics.auc(labels[last], predictions.logits["click"][last]) > 0.8
 
 
