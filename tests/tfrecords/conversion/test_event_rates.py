@@ -19,7 +19,7 @@ DAY = 86_400.0
 
 
 def rate(rows, before, values, field, overall):
-    """Returns the rate of a value, given the rows of a log and the time of a request."""
+    """Returns the rate of a value, given the records of a log and the time of a request."""
     column, label = ("sku" if field.of == AD else field.of), field.event[0]
     if label == "impression":
         first = rows.t[rows[column] == values[column]].min()
@@ -27,7 +27,7 @@ def rate(rows, before, values, field, overall):
     label = {"click": "clicked", "engagement": "bought"}[label]
     days = np.inf if field.max_age_days is None else field.max_age_days
     seen = rows[(rows[column] == values[column]) & (rows.t < before)]
-    seen = seen[(seen.t >= before - days * DAY) & seen[label].notna()]
+    seen = seen[(seen.t >= before - days * DAY) & ~np.isnan(seen[label])]
     if not values[column] or not len(seen):
         return np.nan
     return (seen[label].sum() + event_rates.SMOOTHING * overall[label]) / (
@@ -65,11 +65,12 @@ def encoded(data_set, frame):
 
 def expected(data_set, frame):
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
-    times, overall = frame.groupby("row").t.min(), overall_of(frame)
+    # Selecting from records is ten times faster than from a frame.
+    records, times, overall = frame.to_records(), frame.groupby("row").t.min(), overall_of(frame)
     found = {name: np.zeros((len(rows), len(RATES))) for name, rows in frame.groupby("row")}
     for place, field in enumerate(data_set.schema.rates):
         numbers = [
-            rate(frame, times[values["row"]], values, field, overall)
+            rate(records, times[values["row"]], values, field, overall)
             for values in frame.to_dict("records")
         ]
         ids = encoder.encode_column(field, np.array(numbers, np.float32)).numpy()
@@ -103,13 +104,13 @@ def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_
     schema = schema_with_rates()
     table = converted(frame, schema, tmp_path / "data").catalog().table.to_pandas()
     latest = frame.sort_values("t", kind="stable").drop_duplicates("sku", keep="last")
-    latest = latest.set_index("sku")
+    latest, records = latest.set_index("sku"), frame.to_records()
     for ad in table.to_dict("records"):
         values = {"sku": ad[reader.AD_ID], "brand": latest.brand[ad[reader.AD_ID]]}
         for field in schema.rates:
-            own = rate(frame, edges[1], values, field, overall_of(frame))
+            own = rate(records, edges[1], values, field, overall_of(frame))
             np.testing.assert_allclose(ad[field.name], own, rtol=1e-6)
-            own = rate(frame, end_of(frame.t) + 1, values, field, overall_of(frame))
+            own = rate(records, end_of(frame.t) + 1, values, field, overall_of(frame))
             np.testing.assert_allclose(ad[reader.RELEASED + field.name], own, rtol=1e-6)
     # No test label is in what is measured.
     frame.loc[frame.split == "test", "clicked"] = 1 - frame.clicked
@@ -198,7 +199,7 @@ def test_an_engagement_without_a_click_counts_as_a_click(tmp_path):
 
 
 def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monkeypatch):
-    frame, schema = log(), schema_with_rates()
+    frame, schema = log(150), schema_with_rates()
     first = encoded(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)
     monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
     second = encoded(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
@@ -228,7 +229,7 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
     train = data_set.num_rows("train")
     known = frame[:train][frame.t[:train] <= end_of(frame.t) - window]
     overall = {"bought": known.bought.mean()}
-    later = frame.assign(t=frame.t + window)
+    later = frame.assign(t=frame.t + window).to_records()
     test = frame.iloc[-data_set.num_rows("test") :].to_dict("records")
     numbers = [rate(later, values["t"], values, field, overall) for values in test]
     wanted = encoder.encode_column(field, np.array(numbers, np.float32)).numpy()

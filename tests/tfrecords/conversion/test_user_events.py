@@ -97,7 +97,7 @@ def test_samples_have_the_raw_values_over_all_splits(tmp_path):
 
 
 def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monkeypatch):
-    frame, schema = log(), schema_of()
+    frame, schema = log(150), schema_of()
     first = encoded_histories(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)
     monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
     second = encoded_histories(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
