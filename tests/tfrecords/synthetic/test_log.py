@@ -119,13 +119,6 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
         assert getattr(first, name).read_bytes() != getattr(other, name).read_bytes()
 
 
-def test_a_longer_log_starts_with_a_shorter_one(log, tmp_path):
-    short = synthetic.write_log(tmp_path, 777, CONFIG)
-    lines = short.log.read_bytes().splitlines()
-    assert len(lines) == 1 + 777
-    assert lines == log.log.read_bytes().splitlines()[: 1 + 777]
-
-
 def test_writing_leaves_no_temporary_files(log):
     names = sorted(str(path.relative_to(log.directory)) for path in log.directory.rglob("*"))
     assert names == [
