@@ -16,7 +16,10 @@ from serving import manifest, releases
 OPERATIONS = ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (shutil, "rmtree"))
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["serving.releases"])
+# What test modules import, so that not each process does.
+processes.set_forkserver_preload(
+    ["serving.releases", "serving.model_server", "serving.service.rest.app", "pytest"]
+)
 
 
 def status_of(work: Callable[..., object], *args, at: int | None = None) -> int:
