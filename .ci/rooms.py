@@ -1,4 +1,4 @@
-"""An import contract: the modules inside a room are imported by the room alone.
+"""An import contract: only a room imports the modules inside it.
 
 A room is a sub-package of a root package; others import its face, the package itself.
 """
@@ -8,7 +8,7 @@ from importlinter import Contract, ContractCheck, fields, output
 
 
 class RoomsContract(Contract):
-    """Lists the imports that pass a room's face by.
+    """Lists the imports that bypass a room's face.
 
     Attributes:
         packages: The root packages whose sub-packages are rooms.
@@ -23,7 +23,7 @@ class RoomsContract(Contract):
                 inside = graph.find_descendants(room)
                 for module in inside:
                     importers = graph.find_modules_that_directly_import(module)
-                    broken += [(one, module) for one in importers - inside - {room}]
+                    broken += [(importer, module) for importer in importers - inside - {room}]
         return ContractCheck(kept=not broken, metadata={"broken": sorted(broken)})
 
     def render_broken_contract(self, check: ContractCheck) -> None:

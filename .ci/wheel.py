@@ -1,4 +1,4 @@
-"""Checks what a wheel holds: the packages as they are in the checkout, and the license.
+"""Checks the contents of a wheel: the packages as they are in the checkout, and the license.
 
 python .ci/wheel.py dist/tfrec-0.2.0.dev0-py3-none-any.whl
 """

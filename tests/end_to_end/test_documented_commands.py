@@ -127,7 +127,7 @@ def test_help_shows_lines_as_they_are_typed(path):
     assert ast.get_docstring(ast.parse(text), clean=False) == written
 
 
-def test_the_flags_of_a_command_are_its_own_and_those_that_it_shares(script):
+def test_the_flags_of_a_command_include_shared_flags(script):
     train = defined_by_command("train", script)
     # Its own, of log_flags, and of ConvertConfig.
     assert {"stage1_epochs", "data_path", "sampled_negatives"} <= train

@@ -40,7 +40,7 @@ REMOVED = ["ad-32", "ad-35"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The directory and the port of a running milvus-lite."""
-    directory, port = tmp_path_factory.mktemp("milvus"), milvus_servers.free_port()
+    directory, port = tmp_path_factory.mktemp("milvus"), serving_fixtures.free_port()
     with milvus_servers.lite(directory, port):
         yield directory, port
 
@@ -155,7 +155,7 @@ def test_a_publish_that_fails_leaves_no_collection(server, tmp_path):
 
 
 def test_requests_fail_clearly_while_milvus_is_away_and_recover_by_themselves(tmp_path):
-    port = milvus_servers.free_port()
+    port = serving_fixtures.free_port()
     with milvus_servers.lite(tmp_path / "data", port) as server:
         serving_fixtures.publish(tmp_path / "base", recipe(port))
         asked = client.LocalClient(tmp_path / "base")

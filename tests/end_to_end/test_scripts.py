@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import scripts_in_forks
 import serving_fixtures
+import waiting
 from repository import ROOT
 
 from serving import client, requests
+from tfrecords import schema
 
 pytestmark = pytest.mark.process
 
@@ -31,19 +33,21 @@ def run(script: str, *flags: str, status: int = 0) -> subprocess.CompletedProces
     return done
 
 
+def log_flags(directory: pathlib.Path) -> list[str]:
+    return [f"--data_path={directory}/train.txt", f"--schema_path={directory}/schema.json"]
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A work directory with a bundle trained on a bare Criteo log with some bad lines."""
+    """A work directory with a bundle trained on some fields of a Criteo log with a bad line."""
     directory = tmp_path_factory.mktemp("work")
     rows = logs.rows(2_000)
     # All held-out rows are the same, so no scores are better than the rate of their clicks.
     rows[1_600:1_800] = [[row[0], *rows[1_600][1:]] for row in rows[1_600:1_800]]
     text = logs.text(rows[:100]) + b"1\tshort\n" + logs.text(rows[100:])
     (directory / "train.txt").write_bytes(text)
-    command = (
-        "quickstart.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
-    )  # fmt: skip
-    done = run(*command)
+    schema.save_schema(logs.FEW_FIELDS, directory / "schema.json")
+    done = run("quickstart.py", *log_flags(directory), f"--workdir={directory}", *TINY)
     assert "release 1, 10 ads by " in done.stdout
     said = " ".join(done.stdout.split())  # Lines are wrapped anywhere.
     assert "Training has " in said
@@ -55,15 +59,14 @@ def workdir(tmp_path_factory):
 
 
 def test_a_finished_step_is_not_redone(workdir):
-    log = workdir / "train.txt"
     before = (workdir / "bundle" / "manifests" / "1.json").read_bytes()
-    done = run("train.py", f"--data_path={log}", f"--workdir={workdir}", *TINY)
+    done = run("train.py", *log_flags(workdir), f"--workdir={workdir}", *TINY)
     assert done.stdout.count("finished before, unchanged") == 5
     assert (workdir / "bundle" / "manifests" / "1.json").read_bytes() == before
     assert len(list((workdir / "bundle" / "manifests").glob("*.json"))) == 1
 
 
-def test_filters_of_the_command_line_hold_where_the_request_has_none(workdir):
+def test_filters_of_the_command_line_apply_to_requests_without_any(workdir):
     flags = (f"--workdir={workdir}", "--demo", "--json")
     done = run("inference.py", *flags, '--filters={"allowed_ads": ["no such ad"]}')
     assert json.loads(done.stdout)["ads"] == []
@@ -113,7 +116,7 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     assert not {"segments", "curves"} & set(manifest["metrics"])
 
 
-def test_a_page_of_an_evaluation_that_is_gone_is_written_again(workdir):
+def test_a_deleted_evaluation_report_is_written_again(workdir):
     page = workdir / "evaluation" / "report.html"
     text = page.read_text(encoding="utf-8")
     page.unlink()
@@ -123,9 +126,7 @@ def test_a_page_of_an_evaluation_that_is_gone_is_written_again(workdir):
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_index(
-    workdir, tmp_path
-):
+def test_an_evaluation_measures_the_loss_by_filters_in_the_published_index(workdir, tmp_path):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)
     filters = '{"allowed_ads": ["no such ad"]}'
@@ -145,7 +146,7 @@ def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_ind
     assert "finished before, unchanged" in again.stdout
 
 
-def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch, script):
+def test_two_logs_of_the_same_name_get_different_work_directories(tmp_path, monkeypatch, script):
     monkeypatch.chdir(tmp_path)
     quickstart = script("serving.cli.offline.quickstart")
     first, other = tmp_path / "a" / "train.txt", tmp_path / "b" / "train.txt"
@@ -163,7 +164,7 @@ def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkey
 def test_a_damaged_data_set_is_converted_again_and_models_stay(workdir, tmp_path):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)
-    command = ("convert.py", f"--data_path={workdir / 'train.txt'}", f"--workdir={copy}")
+    command = ("convert.py", *log_flags(workdir), f"--workdir={copy}")
     (shard,) = (copy / "data").glob("test-*.tfrecord")
     written = shard.read_bytes()
     for damage in (shard.unlink, lambda: shard.write_bytes(written[:-1])):
@@ -177,14 +178,15 @@ def test_a_damaged_data_set_is_converted_again_and_models_stay(workdir, tmp_path
 def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)
-    other = logs.write(tmp_path / "other.txt", logs.rows(2_000, seed=9))
-    run("convert.py", f"--data_path={other}", f"--workdir={copy}")
+    logs.write(tmp_path / "train.txt", logs.rows(2_000, seed=9))
+    schema.save_schema(logs.FEW_FIELDS, tmp_path / "schema.json")
+    run("convert.py", *log_flags(tmp_path), f"--workdir={copy}")
     for script in ("evaluate.py", "export.py"):
         done = run(script, f"--workdir={copy}", status=1)
         assert "was trained on data set" in done.stderr
 
 
-def test_a_ranker_named_by_a_flag_is_kept_for_the_commands_after_it(workdir, tmp_path):
+def test_later_commands_use_the_ranker_named_by_a_flag(workdir, tmp_path):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)
     run("train_ranker.py", f"--workdir={copy}", "--epochs=1", "--ranker=examples.dlrm_ranker:DLRM")
@@ -237,7 +239,7 @@ def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_pa
         sys.executable, str(ROOT / "scripts" / "serve.py"), f"--workdir={workdir}",
         f"--port={rest}", f"--model_server_port={grpc_port}",
         f"--model_server_rest_port={model_rest}", f"--impression_log={tmp_path / 'log'}",
-        '--rules={"caps": [{"field": "C7", "max": 1}]}',
+        '--rules={"caps": [{"field": "C13", "max": 1}]}',
     ]  # fmt: skip
     with children.started(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
         for line in service.stdout:
@@ -249,7 +251,7 @@ def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_pa
                 answer = connection.recommend(context={"I1": 3}, k=3, deadline_ms=10_000)
             assert [ad.rank for ad in answer.ads] == [1, 2, 3]
             assert answer.degraded is None
-            values = [ad.fields["C7"] for ad in answer.ads if ad.fields["C7"] is not None]
+            values = [ad.fields["C13"] for ad in answer.ads if ad.fields["C13"] is not None]
             assert len(set(values)) == len(values)
         finally:
             service.send_signal(signal.SIGTERM)
@@ -276,13 +278,10 @@ def _join(answer: requests.Answer, directory: pathlib.Path) -> None:
         (ad.ad_id, float(place == 1)) for place, ad in enumerate(answer.ads)
     ]
     fields = json.loads((directory / "new" / "shown.schema.json").read_text())["fields"]
-    # Criteo's 13 numbers and 26 values.
-    assert len(fields) == 39
+    assert len(fields) == len(logs.FEW_FIELDS.fields)
 
 
 def _wait_until_it_answers(connection: client.Client, service: subprocess.Popen) -> None:
-    """Asks until the ranker is verified; the port is open."""
-    while service.poll() is None:
-        if connection.ready():
-            return
-    pytest.fail(f"serve.py ended with status {service.returncode}")
+    """Waits until the ranker is verified; the port is open."""
+    waiting.until(lambda: service.poll() is not None or connection.ready())
+    assert service.returncode is None, "serve.py has ended"

@@ -44,7 +44,7 @@ def committed():
     return notebook
 
 
-def test_the_committed_outputs_are_of_a_whole_run_and_name_no_machine(committed, script):
+def test_the_committed_outputs_come_from_a_complete_run_without_machine_paths(committed, script):
     numbers = [cell.execution_count for cell in code_cells(committed)]
     assert numbers == list(range(1, len(numbers) + 1))
     figures = [
@@ -59,7 +59,7 @@ def test_the_committed_outputs_are_of_a_whole_run_and_name_no_machine(committed,
     assert script("run_tutorial").machine_paths(committed) == []
 
 
-def test_a_path_of_a_machine_in_an_output_is_found(script):
+def test_machine_paths_in_outputs_are_found(script):
     notebook = nbformat.v4.new_notebook()
     cell = nbformat.v4.new_code_cell("x")
     cell.outputs = [nbformat.v4.new_output("stream", text="saved in /tmp/abc/x.png\nsee /v1/ads")]
@@ -68,7 +68,7 @@ def test_a_path_of_a_machine_in_an_output_is_found(script):
 
 
 @pytest.mark.process
-def test_it_runs_and_gives_what_is_committed(committed, script):
+def test_a_run_has_the_committed_kinds_of_output(committed, script):
     fresh = nbformat.read(NOTEBOOK, as_version=4)
     for cell in code_cells(fresh):
         cell.outputs = []

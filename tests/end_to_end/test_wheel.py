@@ -128,7 +128,7 @@ def test_the_program_prints_its_version_and_its_commands(run, installed, tmp_pat
     assert run(program) == shown
 
 
-def test_the_model_server_explains_itself(run, installed):
+def test_the_model_server_prints_help(run, installed):
     # The status that absl gives its own help.
     shown = run(installed / "serving" / "model_server" / "__main__.py", "--help", status=1)
     assert f"{installed}/serving/model_server" in shown

@@ -4,9 +4,9 @@ import dataclasses
 import json
 
 import history_logs
-import numpy as np
 import pytest
 import shared
+from loud_models import loud
 
 from serving import export, index
 from tfrec import calibration, ranking, retrieval
@@ -49,12 +49,8 @@ def event_data_set(tmp_path_factory):
 @pytest.fixture(scope="session")
 def event_models(event_data_set, retrieval_config, ranker_config):
     """Untrained towers, the same in every worker, whose embeddings differ, and a ranker."""
-    two_tower = retrieval.build_two_tower(
-        event_data_set, retrieval_config, event_data_set.catalog()
-    )
-    rng = np.random.default_rng(0)
-    for variable in two_tower.trainable_variables:
-        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
+    catalog = event_data_set.catalog()
+    two_tower = loud(retrieval.build_two_tower(event_data_set, retrieval_config, catalog))
     one_block = dataclasses.replace(ranker_config, num_blocks=1)
     return two_tower, ranking.build_ranker(event_data_set, one_block)
 

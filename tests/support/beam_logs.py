@@ -59,9 +59,10 @@ def shop(tmp_path, kind):
     """A table whose requests are scattered over the chunks."""
     rng = np.random.default_rng(0)
     request = rng.integers(0, NUM_ROWS // 3, NUM_ROWS)
-    tastes = [None if own % 9 == 0 else [own % 7 / 3, own % 5 - 2.0] for own in request.tolist()]
+    numbers = request.tolist()
+    tastes = [None if n % 9 == 0 else [n % 7 / 3, n % 5 - 2.0] for n in numbers]
     if kind == "csv":
-        tastes = ["" if own is None else "|".join(map(str, own)) for own in tastes]
+        tastes = ["" if taste is None else "|".join(map(str, taste)) for taste in tastes]
     table = pa.table(
         {
             "request": request,
@@ -69,7 +70,7 @@ def shop(tmp_path, kind):
             "time": 1_700_000_000 + request * 977 % 5_000 * 60,
             "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
             "taste": tastes,
-            "search": [f"text {own % 11}" for own in request.tolist()],
+            "search": [f"text {n % 11}" for n in numbers],
             "sku": rng.integers(0, 50, NUM_ROWS),
             "clicked": (rng.random(NUM_ROWS) < 0.3).astype(int),
         }

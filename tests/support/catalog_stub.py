@@ -1,4 +1,4 @@
-"""What models and export use of `reader.DataSet`, without a log to convert."""
+"""A stand-in for `reader.DataSet` in tests of models and exports, without a log to convert."""
 
 import pathlib
 import types

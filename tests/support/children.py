@@ -8,10 +8,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """Starts a process; killed at the end where it still runs.
+    """Starts a process, which is killed at the end if it still runs.
 
-    A plain `with subprocess.Popen(...)` waits for a process that a failed test leaves behind, for
-    ever.
+    A plain `with subprocess.Popen(...)` would wait forever for a process that a failed test leaves
+    behind.
     """
     with subprocess.Popen(command, **options) as process:
         try:

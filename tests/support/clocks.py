@@ -4,7 +4,7 @@ import threading
 
 
 class Clock:
-    """Stands still between calls of `advance`, which any thread may make.
+    """A clock that only `advance` moves, which any thread may call.
 
     Attributes:
         advances: Seconds of each call of `advance`.

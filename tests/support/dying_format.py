@@ -1,4 +1,4 @@
-"""A log format that kills the first process which reads the log next to a file `kill`."""
+"""A log format that kills the first process that reads a log next to a file `kill`."""
 
 import os
 import pathlib

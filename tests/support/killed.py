@@ -1,7 +1,7 @@
-"""Runs work in a process of its own, which may be killed at an operation on files.
+"""Runs work in a child process that can be killed at an operation on files.
 
-The processes are forks of a server that has imported `serving` and nothing else has run in: a
-fork of the test's process would inherit the locks of TensorFlow's and gRPC's threads.
+The processes are forks of a server that has only imported `serving`: a fork of the test's process
+would inherit the locks of TensorFlow's and gRPC's threads.
 """
 
 import multiprocessing
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from serving import manifest, releases
 
-# What a step does to files, in the modules that it does it with.
+# The operations on files: module and function.
 OPERATIONS = ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (shutil, "rmtree"))
 
 processes = multiprocessing.get_context("forkserver")
@@ -23,9 +23,12 @@ processes.set_forkserver_preload(
 
 
 def status_of(work: Callable[..., object], *args, at: int | None = None) -> int:
-    """Runs `work(*args)`, killed as it begins its operation number `at` on files, from 0.
+    """Runs `work(*args)` in a child process and returns its exit code, -9 if it was killed.
 
-    `work` is a function of a module. Returns how the process ended: 0, or -9 for a kill.
+    Args:
+        work: Function of a module.
+        *args: Its arguments.
+        at: Operation on files before which the process is killed, from 0. None: not killed.
     """
     process = processes.Process(target=_run, args=(work, args, at))
     process.start()
@@ -55,7 +58,7 @@ def _kill_at(left):
 
 
 def publish_copy(base, source):
-    """Publishes release 1 of `source` in `base`, in fewer operations than saving models."""
+    """Publishes release 1 of `source` in `base`, with fewer operations than saving models."""
 
     def write(staged):
         for part in manifest.PARTS:

@@ -1,4 +1,4 @@
-"""Says at the end of a run which tests it left out and how to get them.
+"""Prints at the end of a run which tests were skipped and what they need.
 
 With --fail-on-skip, as in CI, a run that left out a test fails. Tests marked `engines` do not
 count: `make test-engines` runs them.

@@ -21,7 +21,7 @@ FEW_FIELDS = dataclasses.replace(
 
 
 def rows(count: int, seed: int = 0, click_rate: float = 0.25) -> list[Row]:
-    """Returns rows of strings with missing values and negative integers."""
+    """Returns rows of strings, with missing values and negative integers."""
     rng = np.random.default_rng(seed)
     labels = (rng.random(count) < click_rate).astype(int)
     numbers = rng.integers(-2, 40, size=(count, 13))
@@ -81,7 +81,7 @@ def converted(
     users_path: pathlib.Path | None = None,
     **options: Any,
 ) -> reader.DataSet:
-    """Converts a log with fractions of 0.1, 0.1 and 0.01 where no others are given.
+    """Converts a log with default fractions of 0.1 (validation, test) and 0.01 (rejected rows).
 
     Args:
         path: The log.
@@ -113,7 +113,7 @@ def converted_table(
     ads_path: pathlib.Path | None = None,
     **options: Any,
 ) -> reader.DataSet:
-    """Converts a table of any columns, with fractions of 0.1 where no others are given."""
+    """Converts a table with any columns, with default fractions of 0.1 (validation, test)."""
     fractions = {"validation_fraction": 0.1, "test_fraction": 0.1}
     source = convert.Source(path, schema, format="tabular", ads_path=ads_path)
     convert.convert(source, directory, **{**fractions, **options})
@@ -123,15 +123,15 @@ def converted_table(
 def converted_tastes(
     directory: pathlib.Path, users: int, tastes: int, ads: int, clicks: int, seed: int
 ) -> reader.DataSet:
-    """Converts a log of clicks whose users each have a taste, and click ads of that alone.
+    """Converts a log of clicks in which each user has a taste, and clicks only ads of that taste.
 
     Args:
-        directory: Log and data set go here.
-        users: In turn of each taste.
-        tastes: How many there are.
-        ads: Of a taste.
-        clicks: Of a user, on as many ads.
-        seed: Of the draw.
+        directory: Directory for the log and the data set.
+        users: Number of users, who have the tastes in turn.
+        tastes: Number of tastes.
+        ads: Number of ads per taste.
+        clicks: Number of clicks per user, each on a different ad.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
     rows = [
@@ -152,7 +152,7 @@ def converted_tastes(
 
 
 def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.FittedSchema:
-    """Fits a schema to training rows, each table a chunk; a table needs the fields alone."""
+    """Fits a schema to training rows; each table is a chunk, and needs only columns of fields."""
     chunks, before = [], 0
     total = sum(table.num_rows for table in tables)
     for index, table in enumerate(tables):

@@ -1,10 +1,10 @@
-"""Models whose scores and embeddings differ visibly, though they are not trained."""
+"""Untrained models whose scores and embeddings differ visibly."""
 
 import numpy as np
 
 
 def loud(model, scale=0.15, seed=0):
-    """Moves every weight of a built model well away from its start, and returns the model."""
+    """Adds noise to every weight of a built model, and returns the model."""
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign_add(rng.normal(scale=scale, size=variable.shape).astype(np.float32))

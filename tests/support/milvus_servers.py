@@ -12,16 +12,9 @@ import children
 import waiting
 
 
-def free_port() -> int:
-    """Returns a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def lite(directory: pathlib.Path, port: int) -> Iterator[subprocess.Popen]:
-    """Runs milvus-lite as a server of its own, on the data of a directory."""
+    """Runs a milvus-lite server on the data of a directory."""
     command = [sys.executable, "-m", "milvus_lite", "server", f"--data-dir={directory}"]
     command += ["--host=127.0.0.1", f"--port={port}"]
     with children.started(command, stderr=subprocess.DEVNULL) as server:

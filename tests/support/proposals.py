@@ -1,4 +1,4 @@
-"""Logs for proposed schemas, and what a proposal or its refusal says."""
+"""Logs for proposed schemas, and checks of proposals and refusals."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ def sides(proposal: dict[str, Any]) -> dict[str, str]:
 def follow(
     refused: pytest.ExceptionInfo[ValueError], folder: pathlib.Path, name: str
 ) -> pathlib.Path:
-    """Runs the lines of pandas in an error, and returns the log that they write."""
+    """Runs the pandas code in an error message, and returns the log that it writes."""
     program = str(refused.value).partition("with pandas:\n")[2].partition("\nThe ad is then")[0]
     with contextlib.chdir(folder):
         exec(program, {})

@@ -1,4 +1,4 @@
-"""What some tests need and the extra `test` does not install."""
+"""Requirements of some tests that the extra `test` does not install."""
 
 import importlib.util
 import os

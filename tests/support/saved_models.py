@@ -1,12 +1,12 @@
-"""Small SavedModels whose answers can be worked out by hand.
+"""Small SavedModels whose outputs can be computed by hand.
 
 `score`: uid int64 [B], x float32 [B, 2] -> id = uid, s [B] = factor * (x[:, 0] + 2 * x[:, 1]).
 `text`: text string [B] -> text, unchanged; signature `binary`: image_bytes -> image_bytes.
-`examples`: inputs string [B], serialised tf.Example with x and bias float, y = x / 2 + 2 + bias;
+`examples`: inputs string [B], serialized tf.Example with x and bias float, y = x / 2 + 2 + bias;
     signatures `regress` -> outputs [B] = y; `classify` -> classes [B, 2] = low, high and scores
     [B, 2] = y, -y; `scores` and `labels` -> one of the two; and some that are wrong.
-`loop`: steps int64 [B] -> count [B] = the largest of steps, counted up to one by one; signature
-    `number`: text string [B] -> number [B], an error whose message holds the text if it is none.
+`loop`: steps int64 [B] -> count [B] = the largest of steps, counted one by one; signature
+    `number`: text string [B] -> number [B]; the error of a text that is not a number contains it.
 `lookup`: rows int32 [B] -> value [B] = [10, 20, 30][rows], a failing gather beyond 2.
 """
 

@@ -1,9 +1,9 @@
-"""Runs scripts, many in the time of one: TensorFlow is imported once.
+"""Runs many scripts with a single import of TensorFlow.
 
-Each script runs in a fork of the process that runs this file, which has imported what takes
-seconds and used none of it, as `python scripts/NAME.py FLAGS` would. Reads a command line as JSON
-from each line of the standard input, [script, flag, …], and answers with a line of JSON,
-[exit status, standard output, standard error].
+Each script runs as `python scripts/NAME.py FLAGS` would, but in a fork of the process that runs
+this file, which has imported the slow modules and used none of them. Each line of the standard
+input is a command line as JSON, [script, flag, …]; the reply is a line of JSON, [exit status,
+standard output, standard error].
 """
 
 import gc
@@ -35,7 +35,7 @@ def run(command: list[str], out: int, err: int) -> int:
     os.dup2(out, 1)
     os.dup2(err, 2)
     signal.alarm(SECONDS)
-    # Optimizing the graph of a small script takes longer than running it, and so do lessons.
+    # As in tests/conftest.py: graph optimization and lessons would take most of the time.
     lessons.give(lessons.FEW)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     status = 70
@@ -57,14 +57,14 @@ def run(command: list[str], out: int, err: int) -> int:
 
 
 def main() -> None:
-    # What takes seconds to import.
+    # These take seconds to import.
     import lightgbm  # noqa: F401
     import sklearn  # noqa: F401
     import uvicorn  # noqa: F401
 
     from serving import export, operations, service  # noqa: F401
 
-    # What the forks share is not searched for garbage by each of them.
+    # Forks do not collect garbage among the objects that they share.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     for line in sys.stdin:

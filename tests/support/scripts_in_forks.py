@@ -17,7 +17,7 @@ class Runner:
     """A process whose forks run scripts.
 
     Args:
-        **environment: What its environment has besides that of this process.
+        **environment: Environment variables, in addition to those of this process.
     """
 
     def __init__(self, **environment):
@@ -34,7 +34,7 @@ class Runner:
     def run(self, name, *flags):
         """Runs scripts/NAME with flags; returns status and output as `subprocess.run` does.
 
-        A program that is none of the scripts is named by its absolute path.
+        `name` is an absolute path for other programs.
         """
         command = [str(name), *map(str, flags)]
         self.process.stdin.write(json.dumps(command) + "\n")
@@ -49,5 +49,5 @@ def _runner():
 
 
 def run(name, *flags):
-    """Runs scripts/NAME with flags in a fork of the process that the tests of a worker share."""
+    """Runs scripts/NAME with flags in a fork of a process that all tests of a worker share."""
     return _runner().run(name, *flags)

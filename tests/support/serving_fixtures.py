@@ -168,8 +168,8 @@ class AdTowerModule(tf.Module):
         values = [fields["advertiser"], fields["category"], price, tags[:, 0], tags[:, 1]]
         # The price goes into each column: few advertisers and categories would give many ties.
         columns = [
-            tf.strings.to_hash_bucket_fast(tf.strings.join([str(place), value, "|", price]), 1000)
-            for place, value in enumerate(values)
+            tf.strings.to_hash_bucket_fast(tf.strings.join([str(number), value, "|", price]), 1000)
+            for number, value in enumerate(values)
         ]
         features = tf.cast(tf.stack(columns, axis=1), tf.int32)
         rows = features + np.arange(NUM_AD_COLUMNS, dtype=np.int32) * 1000
@@ -181,8 +181,8 @@ class AdTowerModule(tf.Module):
 
 
 @functools.cache
-def _towered(num_ads: int) -> dict[str, np.ndarray]:
-    """Returns what the ad tower gives for the ads of `ads_table`."""
+def _encoded_ads(num_ads: int) -> dict[str, np.ndarray]:
+    """Returns the outputs of the ad tower for the ads of `ads_table`."""
     ads = ads_table(num_ads).to_pydict()
     inputs = {
         name: tf.constant([value or "" for value in ads[name]])
@@ -196,12 +196,12 @@ def _towered(num_ads: int) -> dict[str, np.ndarray]:
 
 def ad_features(num_ads: int = NUM_ADS) -> np.ndarray:
     """Returns the encoded ads, [N, F] int32."""
-    return _towered(num_ads)["ad_features"]
+    return _encoded_ads(num_ads)["ad_features"]
 
 
 def ad_embeddings(num_ads: int = NUM_ADS) -> np.ndarray:
     """Returns the ads' embeddings, [N, D] float32, of unit length."""
-    return _towered(num_ads)["ad_embedding"]
+    return _encoded_ads(num_ads)["ad_embedding"]
 
 
 def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
@@ -223,7 +223,7 @@ def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
 
 
 def _shown(row: int) -> str:
-    """Returns what an ad shows: a title, null for every tenth ad, and a stock, a number."""
+    """Returns the fields to show: a title, null for every tenth ad, and the number in stock."""
     return json.dumps({"title": f"Ad {row}" if row % 10 else None, "stock": row})
 
 
@@ -234,7 +234,7 @@ PATIENT_USERS = UserStoreConfig(read_timeout_ms=30_000, write_timeout_seconds=60
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a tiny bundle is made of; another seed is another training.
+    """The parts of a tiny bundle; another seed is another training.
 
     Without heads there is no ranker.
     """
@@ -309,7 +309,7 @@ class Recipe:
 
 
 def raw_inputs(rows: list[dict]) -> dict[str, tf.Tensor]:
-    """Lays out raw rows without the code under test."""
+    """Returns the model inputs of raw rows, without the code under test."""
     lists = [row.get("history") or [] for row in rows]
     longest = max(1, *map(len, lists))
     return {
@@ -391,10 +391,10 @@ _reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Returns a port on which nothing listens, for a server to be started or to be missing.
+    """Returns a port on which nothing listens, for a server that is started or is missing.
 
-    A socket that is bound to it and does not listen reserves it while this process lives: the
-    system gives it to nobody, connections are refused, and a server that names it can bind it.
+    A socket that is bound to the port without listening reserves it while this process lives: the
+    system assigns it to no other process, connections are refused, and a server can still bind it.
     """
     reserving = socket.socket()
     reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -409,7 +409,7 @@ def make_orchestrator(
     config: OrchestratorConfig | None = None,
     **options: Any,
 ) -> orchestrator.Orchestrator:
-    """Joins a bundle and the server at an address; options are the orchestrator's."""
+    """Connects a bundle to the server at an address; options are the orchestrator's."""
     client = ranker.connect(release, address)
     # The machine of a test may be slow, and lateness has its own tests.
     patient = OrchestratorConfig(default_deadline_ms=30_000)
@@ -431,7 +431,7 @@ class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 @contextlib.contextmanager
 def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str]:
-    """Runs a real server that passes calls on and lets `edit` change, or hold, the replies."""
+    """Runs a real server that forwards calls; `edit` may change or delay the replies."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         _Altering(address, edit), server
@@ -445,21 +445,21 @@ def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str
 
 
 def refused_calls(server: model_server.ModelServer) -> int:
-    """Returns how many calls of a model server found no free thread."""
+    """Returns the number of calls that a model server refused for lack of a thread."""
     counts = re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', server.metrics.render().decode())
     return sum(map(int, counts))
 
 
 @contextlib.contextmanager
 def taken_thread(server: model_server.ModelServer) -> Iterator[None]:
-    """Takes the only gRPC thread of a model server of "ranker" until the block ends."""
+    """Occupies the only gRPC thread of a model server of "ranker" until the block ends."""
     status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         # Each lookup of a model waits for this lock.
         with server.manager._changed:
             calls = [stub.GetModelStatus.future(status) for _ in range(2)]
-            # One of them is refused because the other has the thread.
+            # One of them is refused because the other one has the thread.
             waiting.until(lambda: any(call.done() for call in calls))
             [taking] = [call for call in calls if not call.done()]
             yield
@@ -501,5 +501,5 @@ def service_url(tiny_bundle: releases.Bundle, ranker_address: str) -> Iterator[s
 
 
 def wait_until_ready(url: str) -> None:
-    """Returns once the ranker behind a service is verified: a slow machine takes its time."""
+    """Returns once the ranker behind a service is verified, which may take long."""
     waiting.until(lambda: httpx.get(f"{url}/readyz", timeout=60, verify=False).is_success)

@@ -1,4 +1,4 @@
-"""Directories that the workers of a run share: each is built once, by the first that asks."""
+"""Directories that the workers of a run share: the first worker that needs one builds it."""
 
 import fcntl
 import os
@@ -14,8 +14,8 @@ def directory(
 ) -> pathlib.Path:
     """Returns a directory that `build` has filled in this worker or in another one.
 
-    The others wait until it is whole. It is read only: copy it to change it. What `build` wrote
-    keeps its path, so the files may name it.
+    The other workers wait until it is complete. It is read only: copy it to change it. Its path
+    stays the same, so the files that `build` writes may contain it.
 
     Args:
         factory: pytest's `tmp_path_factory`.

@@ -1,14 +1,11 @@
-"""Reading of sockets."""
+"""Reads from sockets."""
 
 import socket
 from collections.abc import Callable
 
 
 def receive(connection: socket.socket, enough: Callable[[bytes], bool]) -> bytes:
-    """Reads until what has come is enough; a connection that ends before is a failure.
-
-    Where it ends `recv` gives nothing, again and again.
-    """
+    """Reads until the received bytes are enough; fails if the connection ends before."""
     received = b""
     while not enough(received):
         chunk = connection.recv(65536)

@@ -1,8 +1,8 @@
 """A small log that names the split of each row, and the same log with some splits poisoned.
 
-Requests show one to four ads in slots 0, 1, …; users, numbers, lists, all three labels and a
-catalog of which most ads are never shown, so that every part of both models is trained and an
-index has cells. What does not come from a poisoned split is the same byte for byte.
+Requests show one to four ads. The log has users, numbers, lists, all three labels, and a catalog
+most of whose ads are never shown, so that every part of both models is trained and an index has
+cells. Splits that are not poisoned stay the same, byte for byte.
 """
 
 import collections
@@ -63,26 +63,26 @@ def _request(
         "split": split,
         "user": f"u{user}",
         "hour": str(rng.integers(24)),
-        "interests": "|".join(f"i{one}" for one in rng.choice(12, rng.integers(1, 4))),
+        "interests": "|".join(f"i{number}" for number in rng.choice(12, rng.integers(1, 4))),
     }
     result = []
     for slot, ad in enumerate(rng.choice(NUM_SHOWN_ADS, rng.integers(1, 5), replace=False)):
         logit = 2.0 * users[user] @ ads[ad] - 0.5 * slot - 0.5
         click = int(rng.random() < 1 / (1 + np.exp(-logit)))
         engagement = int(click and rng.random() < 0.5)
-        own = {
+        values = {
             "ad": f"a{ad}",
             "slot": str(slot),
             "click": str(click),
             "engagement": str(engagement),
             "revenue": f"{engagement * rng.uniform(1, 3):.2f}",
         }
-        result.append({**shared, **own})
+        result.append({**shared, **values})
     return result
 
 
 def with_other_labels(row: Row) -> Row:
-    """Returns a row whose labels say the opposite."""
+    """Returns a row with opposite labels."""
     click = 1 - int(row["click"])
     return {
         **row,
@@ -93,15 +93,15 @@ def with_other_labels(row: Row) -> Row:
 
 
 def with_other_values(row: Row) -> Row:
-    """Returns a row of a user and values that no other split has, and of another ad.
+    """Returns a row with a user and values that no other split has, and with another shown ad.
 
-    The ad is one of those shown: the catalog holds every ad of the log, of any split.
+    The ad cannot be a new one, because the catalog has the ads of all splits.
     """
     return {
         **row,
         "user": f"poison-{row['user']}",
         "hour": str(1_000 + int(row["hour"])),
-        "interests": "|".join(f"poison-{one}" for one in row["interests"].split("|")),
+        "interests": "|".join(f"poison-{value}" for value in row["interests"].split("|")),
         "ad": f"a{(int(row['ad'][1:]) + 17) % NUM_SHOWN_ADS}",
         "slot": str(3 - int(row["slot"])),
     }
@@ -112,7 +112,7 @@ def convert(
     schema: schema_lib.Schema = SCHEMA,
     **poisons: Sequence[Poison],
 ) -> reader.DataSet:
-    """Writes the log into a new directory, and converts it; `poisons` are those of each split."""
+    """Writes the log into a new directory, and converts it; `poisons` are by split."""
     directory.mkdir(parents=True)
     log, ads = directory / "log.csv", directory / "ads.csv"
     with log.open("w", newline="") as file:
@@ -129,11 +129,7 @@ def convert(
 
 
 def count_clicks(data_set: reader.DataSet, *splits: str) -> collections.Counter[tuple[int, int]]:
-    """Counts the clicks of splits by user and ad, as the rows of the log say.
-
-    Returns:
-        By the user's fingerprint and the ad's row in the catalog.
-    """
+    """Counts the clicks of splits by the user's fingerprint and the ad's row in the catalog."""
     row_of_ad = {ad: row for row, ad in enumerate(data_set.catalog().ad_ids.to_pylist())}
     return collections.Counter(
         (int(encoding.fingerprint(row["user"])), row_of_ad[row["ad"]])

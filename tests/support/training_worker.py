@@ -1,4 +1,4 @@
-"""A worker of a training, for tests: `training_worker.py OPTIONS`, JSON of the keywords of `work`.
+"""A training worker: `training_worker.py OPTIONS`, where OPTIONS is JSON of `work`'s arguments.
 
 Its data set is a shop whose users see lists of products; some lists are alone in their batch.
 """
@@ -22,7 +22,7 @@ from tfrec.training import fitting
 from tfrecords import reader
 from tfrecords.schema import Field, Schema
 
-# Nothing random but the order of the data and the negatives, which are the same on all workers.
+# Only the order of the data and the negatives are random; they are the same on all workers.
 PLAIN = {"dropout": 0.0, "id_dropout": 0.0}
 RANDOM = {"dropout": 0.2, "id_dropout": 0.3}
 _SHARED = {"field_dim": 4, "num_cross_layers": 0, "epochs": 2, "batch_size": 240}
@@ -76,7 +76,7 @@ def ranker_config(dropouts, **options):
 def first_batches(strategy, data_set):
     """Returns the loss and the gradients of the first batch: name -> array.
 
-    A batch of an odd number of rows, and one of a single row, which a second worker has none of.
+    One batch has an odd number of rows, and one has a single row, so that a second worker has none.
     """
     found = {}
     clicked_ads = layers.ClickedAds(*retrieval.read_pairs(data_set, ("train",)))
@@ -96,21 +96,20 @@ def first_batches(strategy, data_set):
 def _gradients(strategy, name, model, read):
     @tf.function(autograph=False)
     def step(batches):
-        def own(batch):
+        def on_replica(batch):
             with tf.GradientTape() as tape:
                 loss = model._own_part_of_loss(batch, training=True)
             gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
             parts = [loss, *map(tf.convert_to_tensor, gradients)]
             return replicas.total_of_replicas(parts)
 
-        return strategy.run(own, args=(next(batches),))
+        return strategy.run(on_replica, args=(next(batches),))
 
     sizes = (31, 1)
     first = [read(size).take(1) for size in sizes]
     batches = iter(training.shared_out(strategy, first[0].concatenate(first[1])))
-    # The layers that a process has built before are counted in the first part of a name.
-    own = [variable.name.rpartition("/")[2] for variable in model.trainable_variables]
-    names = ["loss", *own]
+    # The first part of a name depends on the layers that the process has built before.
+    names = ["loss", *(v.name.rpartition("/")[2] for v in model.trainable_variables)]
     found = {}
     for size in sizes:
         for number, (variable, total) in enumerate(zip(names, step(batches), strict=True)):
@@ -120,7 +119,7 @@ def _gradients(strategy, name, model, read):
 
 
 class KilledAt(tf.keras.callbacks.Callback):
-    """Kills the process after a step of an epoch, both from 0."""
+    """Kills the process after a step of an epoch, both counted from 0."""
 
     def __init__(self, number, step):
         super().__init__()
@@ -149,14 +148,14 @@ def work(data, tf_config, trainings, gradients=None, killed_at=None):
 
     Args:
         data: Directory of the data set.
-        tf_config: Text of TF_CONFIG.
+        tf_config: Value of TF_CONFIG.
         trainings: [stage, dropouts, directory] of each training.
-        gradients: File for `first_batches`; None: they are not wanted.
-        killed_at: [epoch, step] at which the process is killed; None: it is not.
+        gradients: File for `first_batches`; None: not computed.
+        killed_at: [epoch, step] after which the process is killed; None: not killed.
     """
     os.environ["TF_CONFIG"] = tf_config
     with training.joined("multi_worker") as strategy:
-        # Else threads decide the last bit of a gradient.
+        # Otherwise, threads decide the last bit of a gradient.
         tf.config.experimental.enable_op_determinism()
         data_set = reader.DataSet(data)
         if gradients:

@@ -1,4 +1,4 @@
-"""A real Valkey, or Redis, on a free port of the loopback, for the tests of what is stored in it.
+"""A real Valkey or Redis server on a free loopback port.
 
 Mark such tests with `engines` and `requirements.NEEDS_VALKEY`.
 """
@@ -18,7 +18,7 @@ class Valkey:
     """A server whose writes are on disk when they are acknowledged.
 
     Args:
-        directory: Directory of its files, which outlive `kill`.
+        directory: Directory of its files, which remain after `kill`.
 
     Attributes:
         url: URL of its first database.

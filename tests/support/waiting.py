@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does, where it sets no event."""
+"""Waits for other threads and processes that set no event."""
 
 import asyncio
 import threading
@@ -8,8 +8,8 @@ from collections.abc import Callable
 # Guards against hangs; far beyond what a loaded machine takes.
 GUARD_SECONDS = 240
 _POLL_SECONDS = 0.01
-# The pause of a client that loads a service: without it, clients use more processor time than what
-# they test.
+# Pause between the requests of a client that puts load on a service: without it, the clients would
+# use more processor time than the service.
 PAUSE_SECONDS = 0.02
 
 

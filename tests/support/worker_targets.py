@@ -1,4 +1,4 @@
-"""What the processes of `service.Workers` run in tests; a spawned process imports it by name."""
+"""Functions for the processes of `service.Workers`; a spawned process imports them by name."""
 
 import pathlib
 import signal

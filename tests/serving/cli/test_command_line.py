@@ -325,7 +325,7 @@ def test_errors_are_colored_only_on_terminals_and_without_no_color():
 
 
 @pytest.mark.process
-def test_only_on_a_terminal_a_progress_bar_shows_rate_and_time_left():
+def test_a_progress_bar_with_rate_and_time_left_is_shown_only_on_a_terminal():
     code = (
         "import tqdm.std; from tfrecords.terminal import progress\n"
         "now = 0.0\n"

@@ -5,7 +5,7 @@ import pytest
 from serving.cli import impression_files
 
 
-def test_the_events_of_a_directory_are_its_logged_events(tmp_path):
+def test_event_files_are_given_as_a_directory_a_pattern_or_a_list(tmp_path):
     for name in ("feedback-b.jsonl", "feedback-a.jsonl", "impressions-a.parquet"):
         (tmp_path / name).write_bytes(b"{}")
     own = [tmp_path / "feedback-a.jsonl", tmp_path / "feedback-b.jsonl"]
@@ -25,7 +25,7 @@ def test_a_log_of_events_without_files_is_refused(tmp_path, place, message):
 
 
 @pytest.mark.parametrize("ending", [".gz", ".1", "-20261201"])
-def test_rotated_files_are_refused_and_not_left_out_in_silence(tmp_path, ending):
+def test_rotated_files_are_refused(tmp_path, ending):
     for name in ("feedback-a.jsonl", "impressions-a.parquet"):
         (tmp_path / name).touch()
     (tmp_path / f"feedback-b.jsonl{ending}").touch()

@@ -420,7 +420,7 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     assert manifest.versions(target) == [2, 3]
 
 
-def test_a_publish_copies_what_a_work_directory_exports_not_its_stable_release(
+def test_a_publish_copies_the_export_of_a_work_directory_not_its_stable_release(
     base, call, tmp_path, monkeypatch
 ):
     releases.promote(base, 1)

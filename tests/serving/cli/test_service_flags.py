@@ -39,7 +39,7 @@ def test_a_user_store_that_cannot_be_opened_is_refused_with_the_flags(settings, 
         settings(f"--user_store=sqlite:{tmp_path}/text.db")
 
 
-def test_frequency_caps_of_a_service_without_a_user_store_are_warned_of(settings, tmp_path, capsys):
+def test_frequency_caps_without_a_user_store_print_a_warning(settings, tmp_path, capsys):
     caps, others = '--rules={"frequency_caps": [{"max": 3}]}', '--rules={"caps": []}'
     store = f"--user_store=sqlite:{tmp_path}/users.db"
     for argv, is_warned in (([others], False), ([caps], True), ([caps, store], False)):
@@ -82,7 +82,7 @@ def test_rules_do_not_hide_why_a_release_cannot_be_loaded(settings, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_several_processes_for_an_index_in_a_file_of_one_process_are_refused(
+def test_several_workers_are_refused_for_a_milvus_lite_file(
     settings, tiny_base, tmp_path, monkeypatch
 ):
     release = manifest.read(tiny_base, 1)

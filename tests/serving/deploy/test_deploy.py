@@ -316,7 +316,7 @@ def test_labels_move_on_a_running_server_by_the_files_of_the_script(
             assert model.version == 2
 
 
-def test_compose_services_are_whole() -> None:
+def test_compose_services_are_complete() -> None:
     document = _yaml("compose.yaml")
     assert set(document) == {"name", "services", "volumes", "secrets", "x-restricted"}
     services = document["services"]
@@ -915,7 +915,7 @@ def test_alerts_on_requests_do_not_count_probes() -> None:
     assert 'path="/readyz",status="503"' in expressions["OrchestratorNotReady"]
 
 
-def test_calls_of_a_release_that_is_not_loaded_yet_are_no_ranker_errors(
+def test_calls_of_a_release_that_is_not_loaded_yet_are_not_ranker_errors(
     deployed: model_server.ModelServer, tiny_bundle: releases.Bundle
 ) -> None:
     rules = [rule for group in _yaml("alerts.yml")["groups"] for rule in group["rules"]]

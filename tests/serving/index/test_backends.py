@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import requirements
+import serving_fixtures
 
 from serving import errors, index, requests
 from serving.index import AD_ID, ad_index, exact_search
@@ -304,7 +305,7 @@ def build_in_small_calls(uri, resume_file):
 @requirements.NEEDS_MILVUS
 def test_a_killed_build_goes_on_with_the_ads_it_has_added(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "BYTES_PER_CALL", 160_000)
-    port, notes = milvus_servers.free_port(), tmp_path / "collection.json"
+    port, notes = serving_fixtures.free_port(), tmp_path / "collection.json"
     uri = f"http://127.0.0.1:{port}"
     with milvus_servers.lite(tmp_path / "data", port):
         # Each note is one operation on files: the new collection, and a call each.

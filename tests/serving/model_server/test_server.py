@@ -143,7 +143,7 @@ def test_replies_fill_typed_fields(client: _Client) -> None:
     assert not score.tensor_content
 
 
-def test_replies_fill_tensor_content_when_asked(models: pathlib.Path) -> None:
+def test_replies_fill_tensor_content_if_enabled(models: pathlib.Path) -> None:
     options = model_server.Options(enable_serialization_as_tensor_content=True)
     with model_server.ModelServer({"text": models / "text"}, options=options) as server:
         reply = _Client(server.port).predict(
@@ -222,7 +222,7 @@ def test_a_small_request_that_claims_much_memory_is_refused(client: _Client) -> 
     assert client.predict(_score_request()).model_spec.version.value == 1
 
 
-def test_more_is_answered_where_the_options_allow_it_and_a_longer_message_is_not(
+def test_options_set_the_limits_of_inputs_and_messages(
     models: pathlib.Path,
 ) -> None:
     options = model_server.Options(
@@ -441,7 +441,7 @@ def test_an_operations_own_message_is_the_error(
     assert message in details
 
 
-def test_a_body_that_is_no_message_is_an_error_and_the_server_lives(client: _Client) -> None:
+def test_a_malformed_message_is_an_error_and_the_server_stays_up(client: _Client) -> None:
     call = client.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     code, _ = _error(lambda: call(b"\xff\xff\xff\xff", timeout=20))
     assert code is not grpc.StatusCode.OK
@@ -711,7 +711,7 @@ def test_a_wrong_configuration_changes_nothing_and_is_named(
     assert client.predict(_score_request()).model_spec.version.value == 1
 
 
-def test_a_base_path_may_be_a_file_uri_and_of_two_names_of_a_version_the_last_is_taken(
+def test_a_base_path_may_be_a_file_uri_and_the_last_of_two_names_of_a_version_counts(
     tmp_path: pathlib.Path,
 ) -> None:
     saved_models.save_score(tmp_path / "1", factor=2.0)
@@ -722,7 +722,7 @@ def test_a_base_path_may_be_a_file_uri_and_of_two_names_of_a_version_the_last_is
         assert _array(reply, "s").tolist() == [10.0, 22.0]
 
 
-def test_what_is_no_saved_model_has_the_code_and_words_of_the_cpp_loader(
+def test_an_invalid_saved_model_has_the_error_of_the_cpp_loader(
     tmp_path: pathlib.Path, models: pathlib.Path
 ) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
@@ -794,7 +794,7 @@ def test_more_than_a_thousand_warm_up_records_fail_the_load(tmp_path: pathlib.Pa
         model_server.ModelServer({"m": tmp_path}).start()
 
 
-def test_start_says_what_is_wrong(tmp_path: pathlib.Path, models: pathlib.Path) -> None:
+def test_errors_at_the_start_name_the_problem(tmp_path: pathlib.Path, models: pathlib.Path) -> None:
     gone = model_server.ModelServer({"m": tmp_path / "gone"})
     with pytest.raises(errors.ServerStartError, match=r"Could not find base path .*gone"):
         gone.start()
@@ -810,7 +810,7 @@ def test_start_says_what_is_wrong(tmp_path: pathlib.Path, models: pathlib.Path) 
                 model_server.ModelServer({"m": models / "m"}, **ports).start()
 
 
-def test_a_config_file_that_is_missing_or_no_config_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_missing_or_invalid_config_file_is_named(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "models.config"
     with pytest.raises(FileNotFoundError, match=str(path)):
         model_config.read(path)
@@ -842,7 +842,7 @@ def test_new_versions_and_a_changed_config_file_are_polled(
         waiting.until(lambda: server.manager.available_versions() == {"m": [2], "lookup": [1]})
 
 
-def test_a_config_file_that_stays_wrong_is_named_once_in_a_line(
+def test_a_config_file_that_stays_invalid_is_logged_once(
     tmp_path: pathlib.Path,
     models: pathlib.Path,
     caplog: pytest.LogCaptureFixture,
@@ -882,7 +882,7 @@ def test_a_stopped_server_refuses_connections(models: pathlib.Path) -> None:
     )
 
 
-def test_the_health_check_is_answered_only_when_asked_for(
+def test_the_health_check_is_answered_only_if_enabled(
     client: _Client, models: pathlib.Path
 ) -> None:
     path = "/grpc.health.v1.Health/Check"

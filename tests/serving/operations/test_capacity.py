@@ -56,7 +56,7 @@ def test_cores_follow_from_processor_time_at_half_load():
     assert sized(rps=10_000)["rankers", "machines"].value == 8
 
 
-def test_a_search_grows_with_the_root_of_the_ads():
+def test_the_time_of_a_search_grows_with_the_square_root_of_the_ads():
     found = sized(4_000_000, rps=1_000)
     assert found["index", "processor time of a search for 500 ads"].value == pytest.approx(2.0)
     # One more millisecond a request.

@@ -208,7 +208,7 @@ def test_an_event_id_counts_once_and_malformed_lines_are_counted(tmp_path):
     )
 
 
-def test_answers_that_do_not_count_as_shown_are_no_impressions(tmp_path):
+def test_answers_that_do_not_count_as_shown_are_not_impressions(tmp_path):
     (file,), event_files, release = write_logs(tmp_path, [97.0])
     shown = Field("clicks", "history", "query", of="ad", event="impression", max_length=3)
     plan = dataclasses.replace(SCHEMA, fields=(shown, SCHEMA.fields[1]))

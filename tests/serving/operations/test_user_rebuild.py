@@ -108,7 +108,7 @@ def test_a_store_in_use_gets_only_what_it_does_not_have(logged, tmp_path):
     assert same == found
 
 
-def test_lines_that_are_no_events_of_users_are_counted(logged, tmp_path):
+def test_lines_that_are_not_events_of_users_are_counted(logged, tmp_path):
     _, log_files, _ = logged
     lines = [
         {"user_id": "u", "ad_id": "a", "event_id": "x", "time": 1.7e9, "click": 1},
@@ -159,7 +159,7 @@ def test_impressions_ahead_of_the_clock_are_counted_and_left_out(logged, tmp_pat
     assert not again["u"].impressions
 
 
-def test_where_pages_report_impressions_only_those_are_rebuilt(
+def test_only_reported_impressions_are_rebuilt_if_pages_report_them(
     tiny_bundle, ranker_address, tmp_path
 ):
     directory = tmp_path / "log"
@@ -226,7 +226,7 @@ def test_an_erased_user_does_not_come_back_from_the_logs(logged, tmp_path):
     assert (done.added, done.profiles) == (0, 1)
 
 
-def test_a_field_of_the_newer_release_alone_is_in_the_profile(logged, tmp_path):
+def test_a_field_that_only_the_newer_release_has_is_in_the_profile(logged, tmp_path):
     _, (newer,), event_files = logged
     table = impressions.read_file(newer)
     older = tmp_path / "older.parquet"

@@ -90,7 +90,7 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
         assert "Fatal Python error" not in process.stderr.read()
 
 
-def test_what_is_wrong_at_the_start_is_said_with_exit_code_1(tmp_path: pathlib.Path) -> None:
+def test_an_error_at_the_start_is_printed_with_exit_code_1(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(_IN_A_FORK)
     config = tmp_path / "models.config"
@@ -136,7 +136,7 @@ def _busy(
         assert isinstance(answer.exception(timeout=20), grpc.RpcError)
 
 
-def test_a_request_that_goes_on_does_not_keep_the_process_after_sigterm(
+def test_a_long_request_does_not_prevent_the_exit_after_sigterm(
     tmp_path: pathlib.Path,
 ) -> None:
     assert command._DRAIN_SECONDS == 10
@@ -157,9 +157,7 @@ def test_a_second_sigterm_ends_the_process_at_once(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("by_signal", [True, False], ids=["SIGTERM", "end of the input"])
-def test_a_load_does_not_keep_the_process_after_its_end(
-    tmp_path: pathlib.Path, by_signal: bool
-) -> None:
+def test_a_load_does_not_prevent_the_exit(tmp_path: pathlib.Path, by_signal: bool) -> None:
     saved_models.save_loop(tmp_path / "loop" / "1")
     log = prediction_log_pb2.PredictionLog()
     steps = log.predict_log.request.inputs["steps"]

@@ -51,7 +51,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_each_flag_of_tensorflow_serving_is_known_and_no_other_but_six() -> None:
+def test_the_flags_are_those_of_tensorflow_serving_and_six_more() -> None:
     values = flags.FlagValues()
     command_flags.define(values)
     own = {"host", "bfloat16", "end_with_input"}

@@ -105,13 +105,13 @@ def test_regress_gives_each_example_its_number(stub: Stub) -> None:
     assert (spec.name, spec.version.value, spec.signature_name) == ("e", 5, "regress")
 
 
-def test_no_signature_name_is_the_serving_default(stub: Stub) -> None:
+def test_without_a_signature_name_the_serving_default_is_used(stub: Stub) -> None:
     reply = stub.Regress(_regression("", 2.0), timeout=20)
     assert [item.value for item in reply.result.regressions] == [3.0]
     assert reply.model_spec.signature_name == "serving_default"
 
 
-def test_the_context_is_part_of_each_example_and_yields_to_it(stub: Stub) -> None:
+def test_the_context_is_part_of_each_example_whose_values_take_precedence(stub: Stub) -> None:
     reply = stub.Regress(_regression("regress", 2.0, 6.0, bias=10.0, x=100.0), timeout=20)
     # The context's bias counts everywhere; the examples' own x stands.
     assert [item.value for item in reply.result.regressions] == [13.0, 15.0]

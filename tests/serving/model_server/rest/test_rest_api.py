@@ -243,7 +243,7 @@ def test_strings_are_not_coerced(http: httpx.Client) -> None:
     }
 
 
-def test_base64_is_taken_with_all_of_its_padding_or_none(http: httpx.Client) -> None:
+def test_base64_is_accepted_with_full_padding_or_none(http: httpx.Client) -> None:
     path = "/v1/models/text:predict"
     response = _predict(http, {"inputs": [{"b64": text} for text in ("YQ==", "YQ")]}, path)
     assert response.json() == {"outputs": ["a", "a"]}
@@ -381,7 +381,7 @@ def test_outside_v1_is_a_404_page(http: httpx.Client) -> None:
         assert "<H1>Not Found</H1>" in response.text
 
 
-def test_a_name_that_is_not_utf8_is_of_no_model(http: httpx.Client) -> None:
+def test_a_name_that_is_not_utf8_names_no_model(http: httpx.Client) -> None:
     response = _predict(http, {"instances": [_ROW]}, "/v1/models/%ff:predict")
     assert response.status_code == 404
     assert response.json()["error"].startswith("Servable not found for request: Latest(")
