@@ -1,4 +1,4 @@
-"""Few lessons of the towers: a tiny training spends most of its time on the usual ones."""
+"""Fewer lessons for the towers: the usual ones take most of the time of a tiny training."""
 
 from tfrec.retrieval import distillation
 
@@ -7,6 +7,6 @@ USUAL = {name: getattr(distillation, name) for name in FEW}
 
 
 def give(numbers, set_attribute=setattr):
-    """Sets how many lessons distillation gives, and how long: `FEW` or `USUAL`."""
+    """Sets the numbers and lengths of lessons to `FEW` or `USUAL`."""
     for name, number in numbers.items():
         set_attribute(distillation, name, number)

@@ -166,7 +166,7 @@ def test_an_ad_clicked_again_is_not_held_out_and_users_without_any_do_not_count(
 
 
 def test_the_ideal_of_a_user_with_many_ads_is_a_full_list():
-    # Twelve ads, all wanted: the first ten places are hits, which is all that can be had.
+    # Twelve ads, all wanted: the first ten positions are hits, the maximum.
     scores = np.arange(12, dtype=np.float32)[None, :]
     users = users_of([1] * 12, range(12), [], [], num_ads=12)
     measured = corpus_ranking.per_user(fixed(scores), users)
@@ -185,6 +185,6 @@ def test_too_many_users_are_sampled(monkeypatch):
 def test_random_lists_are_expected_to_find_their_share_of_the_ads():
     found = corpus_ranking.by_chance(40).metrics
     assert (found["corpus_recall_at_10"], found["corpus_recall_at_50"]) == (0.25, 1.0)
-    # Each of the ten places holds the ad with a probability of 1 / 40.
+    # Each of the ten positions has the ad with a probability of 1 / 40.
     assert found["ndcg_at_10"] == pytest.approx(sum(1 / np.log2(2 + np.arange(10))) / 40)
     assert corpus_ranking.by_chance(1).metrics["ndcg_at_10"] == 1.0

@@ -1,5 +1,6 @@
 """Evaluation with ground truth, and of logs with clicks only or without clicks."""
 
+import dataclasses
 import functools
 import json
 
@@ -462,7 +463,7 @@ def click_only(ranker_config, retrieval_config, tmp_path_factory):
     for row in rows[360:]:
         row[0] = "0"
     data_set = logs.converted(logs.write(directory / "log.tsv", rows), directory / "data")
-    ranker = ranking.build_ranker(data_set, ranker_config)
+    ranker = ranking.build_ranker(data_set, dataclasses.replace(ranker_config, num_blocks=0))
     two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     return data_set, evaluation.Models(two_tower, ranker, calibration.Calibrators())
 

@@ -143,9 +143,9 @@ def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatc
 
 @pytest.fixture(scope="module")
 def delayed(tmp_path_factory):
-    """Ads that are clicked nine times of ten if clicked days before and not ordered, else once.
+    """Ads are clicked nine times in ten if clicked days before and not ordered, else once in ten.
 
-    A user has two requests with an ad and no other fields, then one that counts.
+    A user has two requests that are always clicked, then one that follows the rule.
     """
     directory = tmp_path_factory.mktemp("delayed")
     rng = np.random.default_rng(4)
@@ -171,7 +171,7 @@ def delayed(tmp_path_factory):
 
 
 def trained_predictions(data_set, config, directory, epochs):
-    """What a ranker that is trained for long enough predicts of the test split."""
+    """Returns the predictions of the test split by a ranker that is trained for long enough."""
     sizes = {"field_dim": 16, "model_dim": 32, "epochs": epochs, "patience": 6, "batch_size": 128}
     options = dataclasses.replace(config, learning_rate=0.01, **sizes)
     ranking.train_ranker(data_set, options, directory)
@@ -196,5 +196,5 @@ def test_effects_of_age_and_kind_of_events_are_learned(delayed, ranker_config, t
 def test_an_effect_of_having_seen_the_ad_is_learned(seen_before, ranker_config, tmp_path):
     predictions = trained_predictions(seen_before, ranker_config, tmp_path, epochs=6)
     labels, known, _ = predictions.labeled("click")
-    # Who knows the rule reaches 0.9: the click rates 0.9 and 0.1 tell nine of ten apart.
+    # The rule reaches 0.9.
     assert metrics.auc(labels, predictions.logits["click"][known]) > 0.8

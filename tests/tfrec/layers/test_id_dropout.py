@@ -1,4 +1,4 @@
-"""Id dropout: whose ids are hidden, and by what."""
+"""Id dropout: which ids are hidden, and what replaces them."""
 
 import dataclasses
 
@@ -167,9 +167,9 @@ def test_ads_that_were_never_shown_are_found_by_their_other_fields(
 
 @pytest.fixture(scope="module", params=[0, 200, 1_000])
 def new_users(request, tmp_path_factory):
-    """60 users in training; of the 300 of the held-out rows 240 are new.
+    """60 users in training, and 300 in validation, 240 of them new.
 
-    Of the 4,000 training rows so many as the parameter says are of users that are too rare for the
+    The parameter is the number of the 4,000 training rows whose users are too rare for the
     vocabulary.
     """
     directory = tmp_path_factory.mktemp("new_users")

@@ -1,4 +1,4 @@
-"""Where rows carry the ids of users and ads."""
+"""Which columns have the ids of users and of ads."""
 
 import tensorflow as tf
 

@@ -13,7 +13,7 @@ from tfrec import exported, metrics, ranking
 from tfrec.layers import biases
 from tfrecords import encoding, reader, schema
 
-NUM_REQUESTS, NUM_ADS, NUM_SLOTS = 3_000, 40, 5
+NUM_REQUESTS, NUM_ADS, NUM_POSITIONS = 3_000, 40, 5
 TRUE_BIASES = np.array([0.0, -0.6, -1.0, -1.3, -1.5])
 FIRST = 1  # this log counts its positions from one
 SCHEMA = schema.Schema(
@@ -26,13 +26,13 @@ SCHEMA = schema.Schema(
     click="click",
     revenue="revenue",
     request_key="request",
-    position="slot",
+    position="rank",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Ads, and what the policy thinks of them: partly their relevance, partly something else."""
+    """The relevance of ads, and the preferences of the policy, which agree only in part."""
 
     relevance: np.ndarray
     liked: np.ndarray
@@ -49,16 +49,16 @@ def world():
 def logged(world, tmp_path_factory):
     """The log, converted: each request shows any five ads in the order of the policy's taste."""
     rng = np.random.default_rng(1)
-    shown = np.argsort(rng.random((NUM_REQUESTS, NUM_ADS)), axis=1)[:, :NUM_SLOTS]
+    shown = np.argsort(rng.random((NUM_REQUESTS, NUM_ADS)), axis=1)[:, :NUM_POSITIONS]
     taste = world.liked[shown] + rng.gumbel(size=shown.shape)
     shown = np.take_along_axis(shown, np.argsort(-taste, axis=1), axis=1)  # [requests, positions]
     logit = -1.0 + world.relevance[shown] + TRUE_BIASES
     click = rng.random(shown.shape) < 1 / (1 + np.exp(-logit))
     table = pa.table(
         {
-            "request": np.repeat(np.arange(NUM_REQUESTS), NUM_SLOTS),
-            "slot": np.tile(np.arange(NUM_SLOTS) + FIRST, NUM_REQUESTS),
-            "country": np.repeat(rng.choice(["CH", "DE"], NUM_REQUESTS), NUM_SLOTS),
+            "request": np.repeat(np.arange(NUM_REQUESTS), NUM_POSITIONS),
+            "rank": np.tile(np.arange(NUM_POSITIONS) + FIRST, NUM_REQUESTS),
+            "country": np.repeat(rng.choice(["CH", "DE"], NUM_REQUESTS), NUM_POSITIONS),
             "ad": [f"a{ad}" for ad in shown.ravel()],
             "click": click.ravel().astype(np.int8),
             "revenue": np.where(click.ravel(), 2.0, 0.0),
@@ -93,7 +93,7 @@ def served(data_set, trained):
 
 @pytest.mark.trains
 def test_the_true_biases_are_learned_although_good_positions_went_to_liked_ads(with_positions):
-    learned = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
+    learned = with_positions[0].position_bias.biases.numpy()[:NUM_POSITIONS, 0]
     np.testing.assert_allclose(learned, TRUE_BIASES, atol=0.2)
 
 
@@ -113,7 +113,9 @@ def test_ads_are_ranked_and_priced_by_their_own_worth(logged, world, with_positi
 def test_logged_rows_are_predicted_in_their_logged_positions(logged, with_positions):
     model, _ = with_positions
     predicted = ranking.predict_split(model, logged, "test")
-    slot = np.concatenate([b["position"].numpy()[b["mask"]] for b in logged.batches("test", 512)])
+    position = np.concatenate(
+        [b["position"].numpy()[b["mask"]] for b in logged.batches("test", 512)]
+    )
     ads, query = (
         np.concatenate([b[name].numpy() for b in logged.batches("test", 512)])
         for name in ("ad", "query")
@@ -121,7 +123,7 @@ def test_logged_rows_are_predicted_in_their_logged_positions(logged, with_positi
     served_logits = model.score(query, ads)["click"].numpy().ravel()
     biases = model.position_bias.biases.numpy()[:, 0]
     np.testing.assert_allclose(
-        predicted.logits["click"], served_logits + biases[slot - FIRST], atol=1e-5
+        predicted.logits["click"], served_logits + biases[position - FIRST], atol=1e-5
     )
     labels = predicted.labels["click"]
     assert metrics.log_loss(labels, 1 / (1 + np.exp(-predicted.logits["click"]))) < (
@@ -153,7 +155,7 @@ def test_a_position_bias_is_the_sum_of_steps_and_unknown_positions_have_none():
     bias = biases.PositionBias(num_positions=4, num_logits=2)
     bias.first.assign(1)
     bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / biases.POSITION_SPEED)
-    # Slots 1, 2, 3, 4 have 0, -1, -1.5, -1.75 and 0, -0.5, -0.5, 0.5; 9 counts as 4.
+    # Positions 1, 2, 3, 4 have 0, -1, -1.5, -1.75 and 0, -0.5, -0.5, 0.5; 9 counts as 4.
     found = bias(tf.constant([[1, 2, 3], [4, 9, -1], [0, 3, 1]])).numpy()
     np.testing.assert_allclose(found[..., 0], [[0, -1, -1.5], [-1.75, -1.75, 0], [0, -1.5, 0]])
     np.testing.assert_allclose(found[..., 1], [[0, -0.5, -0.5], [0.5, 0.5, 0], [0, -0.5, 0]])

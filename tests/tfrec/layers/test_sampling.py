@@ -1,4 +1,4 @@
-"""How often negatives are drawn, and which ads are none."""
+"""How often negatives are drawn, and which ads are not negatives."""
 
 import numpy as np
 import pytest

@@ -87,7 +87,7 @@ def with_biases(users, ranker_config, tmp_path_factory):
 
 
 def agreement(data_set, world, trained):
-    """Returns the correlation of new users' click logits with what ads alone make of them."""
+    """Returns the correlation of new users' click logits with the true effects of the ads."""
     predictions = ranking.predict_split(trained[0], data_set, "test")
     names = data_set.catalog().ad_ids.to_pylist()
     true = world.ads[[int(names[row][1:]) for row in predictions.ad_rows]]

@@ -1,4 +1,4 @@
-"""What only fills up changes no score: in short histories, and in short lists of candidates."""
+"""Padding changes no score: in short histories, and in short lists of candidates."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ def ads():
 
 
 def widened(model, narrow):
-    """Gives a model the weights of a narrower one; those of places that it lacks stay."""
+    """Gives a model the weights of a narrower one; weights of positions that it lacks stay."""
     loud(model, scale=0.4, seed=1)
     for variable, other in zip(model.trainable_variables, narrow.trainable_variables, strict=True):
         values = variable.numpy()
@@ -89,7 +89,7 @@ def test_a_ranker_s_scores_do_not_change_with_the_width_of_short_histories(is_ti
         found = score(queries(9, side), ads())
         for head, values in found.items():
             np.testing.assert_allclose(values, expected[head], rtol=1e-4, atol=1e-4)
-    # The places that only the wide one has would have a say.
+    # The positions that only the wide model has do matter.
     longest = tf.constant([[*[1] * 9, 1]] * 4)
     first = wide({"query": longest, "ad": ads()})["click"].numpy()
     longest = tf.constant([[2, *[1] * 8, 1]] * 4)

@@ -1,4 +1,4 @@
-"""The figures by which a ranker is judged, and their standard errors."""
+"""The metrics of a ranker's heads, and their standard errors."""
 
 import dataclasses
 import math
@@ -87,7 +87,7 @@ OWNER = np.repeat(np.arange(400), 4)
 
 
 def world(seed):
-    """Clicks of requests that share a mood, which no row can know of the others."""
+    """Clicks of requests with a random effect that their rows share."""
     rng = np.random.default_rng(seed)
     shared = rng.normal(0, 1, 400)[OWNER]
     z = rng.normal(-1, 1, len(OWNER))

@@ -1,4 +1,4 @@
-"""Rare heads: what a factorization machine learns of few positives, and how it is mixed in."""
+"""Rare heads: what a factorization machine learns from few positives, and how it is mixed in."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import scipy.sparse
 import scipy.special
 import tensorflow as tf
 
-from tfrec import layers, ranking
+from tfrec import layers, ranking, training
 from tfrec.exported import candidate_scores
 from tfrec.ranking import rare_heads
 from tfrecords import encoding
@@ -156,8 +156,13 @@ def test_the_share_is_0_with_too_few_positives():
     assert rare_heads.best_share("engagement", logits, other, labels, folds) == 0.0
 
 
-def test_logits_are_mixed_by_share_and_exported_in_the_same_way(data_set, ranker_config):
-    model = ranking.build_ranker(data_set, ranker_config)
+@pytest.fixture
+def model(data_set, ranker_config):
+    config = dataclasses.replace(ranker_config, num_blocks=0)
+    return ranking.Ranker(data_set.fitted, config, ("click", "engagement", "revenue"))
+
+
+def test_logits_are_mixed_by_share_and_exported_in_the_same_way(data_set, model):
     batch = next(iter(data_set.batches("test", 8)))
     inputs = {"query": batch["query"], "ad": batch["ad"]}
     network = model.logits(inputs)
@@ -179,8 +184,7 @@ def test_logits_are_mixed_by_share_and_exported_in_the_same_way(data_set, ranker
         np.testing.assert_allclose(exported[head], logits, atol=2e-4)
 
 
-def test_shares_of_0_change_nothing(data_set, ranker_config):
-    model = ranking.build_ranker(data_set, ranker_config)
+def test_shares_of_0_change_nothing(data_set, model):
     batch = next(iter(data_set.batches("test", 8)))
     logits = model.logits({"query": batch["query"], "ad": batch["ad"]})
     model.machines["engagement"].table.assign_add(tf.ones_like(model.machines["engagement"].table))
@@ -189,8 +193,8 @@ def test_shares_of_0_change_nothing(data_set, ranker_config):
         np.testing.assert_array_equal(after[head], values)
 
 
-@pytest.mark.trains
 def test_fitted_machines_and_shares_are_restored(data_set, ranker_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: [])  # They are fitted after it.
     monkeypatch.setattr(rare_heads, "best_share", lambda *_: 0.5)
     monkeypatch.setattr(rare_heads, "_MIN_POSITIVES", 1)
     sides = (data_set.schema.query_fields, data_set.schema.ad_fields)

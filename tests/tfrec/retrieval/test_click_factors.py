@@ -87,7 +87,7 @@ def tastes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untrained(tastes, retrieval_config):
-    """Returns a model that knows nothing, its training clicks, and held-out clicks."""
+    """Returns a builder of untrained models, their training clicks, and held-out clicks."""
     pairs = retrieval.read_pairs(tastes, ("train",))
     clicked = layers.ClickedAds(*pairs)
 

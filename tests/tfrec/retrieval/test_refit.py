@@ -1,4 +1,4 @@
-"""Once the best epoch is known, validation clicks are learned from too."""
+"""After the best epoch is chosen, the model also learns from validation clicks."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A retrieval model of a user: two towers; mistakes are explained before training."""
+"""A custom retrieval model: two towers; mistakes are explained before training."""
 
 import dataclasses
 

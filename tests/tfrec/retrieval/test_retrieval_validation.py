@@ -1,4 +1,4 @@
-"""What held-out clicks say after an epoch."""
+"""Validation after an epoch: recall of held-out clicks, and the temperature."""
 
 import dataclasses
 
@@ -49,16 +49,16 @@ def test_lists_leave_out_clicked_ads_if_clicks_do_not_repeat(model):
 
 def test_ads_that_training_never_showed_are_in_the_lists(model):
     expected = retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS)
-    model._was_shown = tf.range(12) > 8  # They are no negatives of the loss.
+    model._was_shown = tf.range(12) > 8  # They are not negatives of the loss.
     assert retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS) == expected
 
 
 def test_ads_with_equal_scores_are_equally_likely_to_be_first(model):
     # All twelve ads score the same: ten of twelve are in the list. Without 0 and 1, all ten are.
-    alike = np.ones((12, 2), np.float32)
-    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, alike)
+    equal = np.ones((12, 2), np.float32)
+    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, equal)
     assert measured["validation_corpus_recall_at_10"] == pytest.approx(10 / 12)
-    measured = retrieval_validation.measure(model, held_out(0.0), QUERIES, alike)
+    measured = retrieval_validation.measure(model, held_out(0.0), QUERIES, equal)
     assert measured["validation_corpus_recall_at_10"] == pytest.approx((1 + 10 / 12) / 2)
     nothing = np.full((12, 2), np.nan, np.float32)
     measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, nothing)

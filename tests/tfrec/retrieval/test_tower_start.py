@@ -95,9 +95,9 @@ def test_a_tower_that_reads_no_ads_keeps_its_initial_weights():
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
-    """500 users, each of one of fifty places, who clicked eight of the thirty ads of theirs.
+    """500 users, each with one of fifty tastes, who clicked eight of the thirty ads of that taste.
 
-    An ad has 2.7 clicks: next to nothing of it is learned but by who else clicked it.
+    An ad has 2.7 clicks, so it is learned almost only from who else clicked it.
     """
     directory = tmp_path_factory.mktemp("sparse")
     return logs.converted_tastes(directory, users=500, tastes=50, ads=30, clicks=8, seed=5)
@@ -112,5 +112,5 @@ def test_a_sparse_log_of_ids_is_learned_in_a_few_epochs(sparse, retrieval_config
     ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalog().features))
     top = retrieval.exact_top_k(model.query_tower(clicks.query).numpy(), ads, 30)
     taste = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
-    # By chance, a fiftieth of the first thirty ads would belong to the place.
+    # By chance, a fiftieth of the first thirty ads would match the taste.
     assert (taste[top] == taste[clicks.ad_rows][:, None]).mean() > 0.5

@@ -213,7 +213,7 @@ AVERAGED = dataclasses.replace(PLAN, average_decay=0.9)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, deterministic):
-    """The weights of a run that nobody kills."""
+    """The weights of an uninterrupted run."""
     run = Run(tmp_path_factory.mktemp("whole"), [4, 3, 2, 1], AVERAGED)
     run.fit()
     return [variable.numpy() for variable in run.model.trainable_variables]

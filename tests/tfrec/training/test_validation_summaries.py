@@ -1,4 +1,4 @@
-"""What TensorBoard is given of a validation and of a run, read back from the event files."""
+"""Validation curves and options for TensorBoard, read back from the event files."""
 
 import json
 

@@ -48,7 +48,7 @@ def runners():
 
 @pytest.fixture(scope="module")
 def run_pair(shop, runners):
-    """Runs the program of two workers, each with the options of its own; returns how they ended."""
+    """Runs two workers, each with its options, and returns the finished processes."""
 
     def run(*options):
         ports = free_ports(2)

@@ -1,4 +1,4 @@
-"""A study finds better options, ends early what is worse, and survives a kill."""
+"""A study finds better options, prunes worse ones, and survives a kill."""
 
 import dataclasses
 import itertools
@@ -207,14 +207,24 @@ def whole(data_set, ranker_config, directory_of_whole, deterministic):
     return tuning.tune(stage, data_set, directory_of_whole, FOREVER, clock=clock, max_trials=1)
 
 
+@pytest.fixture(scope="module")
+def without_test_rows(data_set, tmp_path_factory):
+    """The data set without its test files, which must not be read."""
+    directory = shutil.copytree(data_set.directory, tmp_path_factory.mktemp("without") / "data")
+    for shard in directory.glob("test-*"):
+        shard.unlink()
+    return reader.DataSet(directory)
+
+
 @pytest.mark.trains
-def test_a_killed_study_ends_like_an_uninterrupted_one(
-    data_set, ranker_config, whole, directory_of_whole
+def test_a_killed_study_ends_like_an_uninterrupted_one_without_test_rows(
+    without_test_rows, ranker_config, whole, directory_of_whole
 ):
     killed = directory_of_whole.with_name("killed")
     history = json.loads((killed / "trial_0" / "history.json").read_text())
     assert len(history) == 1
-    resumed = tuning.tune(tiny_ranker(ranker_config), data_set, killed, FOREVER, max_trials=1)
+    stage = tiny_ranker(ranker_config)
+    resumed = tuning.tune(stage, without_test_rows, killed, FOREVER, max_trials=1)
     assert resumed.trials == whole.trials
     assert resumed.trials[0].state == "complete"
     assert resumed.trials[0].epochs == 2
@@ -222,20 +232,11 @@ def test_a_killed_study_ends_like_an_uninterrupted_one(
 
 
 @pytest.mark.trains
-def test_test_rows_cannot_change_the_outcome(
-    data_set, ranker_config, retrieval_config, whole, tmp_path
-):
-    directory = shutil.copytree(data_set.directory, tmp_path / "data")
-    for shard in directory.glob("test-*"):
-        shard.unlink()
-    without = reader.DataSet(directory)
-    stage = tiny_ranker(ranker_config)
-    assert tuning.tune(stage, without, tmp_path / "ranker", FOREVER, max_trials=1) == whole
+def test_a_study_of_retrieval_reads_no_test_rows(without_test_rows, retrieval_config, tmp_path):
     towers = dataclasses.replace(
         tuning.RETRIEVAL,
         defaults=dataclasses.replace(retrieval_config, epochs=1, refit=False),
         space={"learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True)},
     )
-    # A test row that is read would be missed.
-    tuned = tuning.tune(towers, without, tmp_path / "retrieval", FOREVER, max_trials=1)
+    tuned = tuning.tune(towers, without_test_rows, tmp_path, FOREVER, max_trials=1)
     assert tuned.best.epochs == 1
