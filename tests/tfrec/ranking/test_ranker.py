@@ -54,7 +54,7 @@ def test_the_scores_compared_below_differ_between_candidates(among_500):
     assert all(values.std(axis=1).min() > 0.1 for values in among_500.values())
 
 
-@pytest.mark.parametrize("place", [0, 7, 250, 499])
+@pytest.mark.parametrize("position", [0, 7, 250, 499])
 def test_a_candidate_scores_alone_what_it_scores_among_500(model, query, ads, among_500, position):
     columns = [position]
     assert_same_scores(model, query, ads[:, columns], taken(among_500, columns))
