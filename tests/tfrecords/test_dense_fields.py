@@ -156,15 +156,13 @@ def test_texts_of_vectors_give_the_same_data_set(data_set, tmp_path, form):
     assert other.fingerprint == data_set.fingerprint
     np.testing.assert_array_equal(other.catalog().features, data_set.catalog().features)
     if form != "numpy":  # str() of an array rounds to eight digits.
-        for one, two in zip(encoded(other).values(), encoded(data_set).values(), strict=True):
-            np.testing.assert_array_equal(one, two)
+        assert other.checksum == data_set.checksum
 
 
 def test_large_lists_of_parquet_give_the_same_data_set(data_set, tmp_path):
     path = as_parquet(tmp_path / "log.parquet", pa.large_list(pa.float32()))
     other = logs.converted_table(path, tmp_path / "data", SCHEMA)
-    for one, two in zip(encoded(other).values(), encoded(data_set).values(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    assert other.checksum == data_set.checksum
 
 
 def test_fixed_lists_with_nulls_in_parquet_are_refused_with_a_remedy(tmp_path):
@@ -178,8 +176,7 @@ def test_fixed_lists_with_nulls_in_parquet_are_refused_with_a_remedy(tmp_path):
 def test_from_arrow_takes_lists_of_one_length_with_nulls(data_set, tmp_path):
     table = pa.table({**rows(), "taste": pa.array(rows()["taste"], pa.list_(pa.float64(), 2))})
     other = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
-    for one, two in zip(encoded(other).values(), encoded(data_set).values(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    assert other.checksum == data_set.checksum
 
 
 def test_vectors_can_come_from_a_table_of_ads_which_may_have_more_of_them(data_set, tmp_path):

@@ -66,11 +66,7 @@ def test_a_custom_format_gives_the_data_set_of_the_same_table(here):
         clicked = int(row["clicked"])
         lines.append(f"{row['country'] or ''},{history},{row['ad']},{price},{clicked}")
     table = logs.converted_table(write(here / "log.csv", lines), here / "table", SCHEMA)
-    for split in ("train", "test"):
-        ours, theirs = (next(iter(data.batches(split, 500))) for data in (own, table))
-        assert set(ours) == set(theirs)
-        for name, values in ours.items():
-            np.testing.assert_array_equal(values, theirs[name])
+    assert own.checksum == table.checksum
 
 
 def test_bad_lines_are_rejected_with_the_reason(here):
@@ -207,10 +203,7 @@ def test_arrow_files_give_the_data_set_of_the_same_table(here):
     same = logs.converted(
         write(here / "log.jsonl", rows(200)), here / "lines", SCHEMA, format="json_lines:JsonLines"
     )
-    for split in ("train", "test"):
-        ours, theirs = (next(iter(data.batches(split, 500))) for data in (own, same))
-        for name, values in ours.items():
-            np.testing.assert_array_equal(values, theirs[name])
+    assert own.checksum == same.checksum
 
 
 def test_rejected_rows_of_arrow_files_are_shown(here):
