@@ -46,8 +46,8 @@ class Source:
         schema: The schema of the log.
         format: A name of `formats.FORMATS`, or MODULE:CLASS.
         ads_path: Table of ads, which are added to the catalog even if they were never shown;
-            `tabular` and your own formats of lines take the ads' fields from it. None: no such
-            table.
+            `tabular` and custom line formats also read ad fields from it that the log lacks. None:
+            no such table.
         users_path: Table of users' fields for these formats, or None.
         validation_path: Files of the validation split, or none.
         test_path: Files of the test split, or none.

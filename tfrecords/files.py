@@ -147,7 +147,7 @@ def read_arrays(
 
 
 def check_replaceable(directory: pathlib.Path, names: Collection[str], kind: str) -> None:
-    """Checks that whatever a directory contains may be deleted to replace it.
+    """Checks that a directory contains only what may be deleted to replace it.
 
     Args:
         directory: The directory, which need not exist.

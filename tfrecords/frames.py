@@ -309,7 +309,7 @@ def _arrow_of_series(series: "pd.Series") -> pa.Array:
     except pa.ArrowException:
         if series.dtype != object:
             raise
-        # An empty array is one of floats, whatever the other arrays hold.
+        # An empty NumPy array is one of floats, even if the others hold strings.
         is_list = series.map(lambda value: isinstance(value, np.ndarray))
         return pa.array(series.where(~is_list, series[is_list].map(list)), from_pandas=True)
 

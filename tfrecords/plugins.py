@@ -1,6 +1,6 @@
 """Finds models, index kinds and log formats by name, in this package and in others.
 
-    NAME            one of ours, else an entry point of an installed package
+    NAME            a built-in name, or else an entry point of an installed package
     MODULE:CLASS    a class of a module on the Python path or in the current directory
 
 A package registers a class under a name with an entry point (pyproject.toml):
@@ -41,7 +41,7 @@ class Registry(Generic[Found]):
     Args:
         what: Kind of the named things, for messages.
         group: Group of the entry points.
-        own: Name -> module or MODULE:CLASS of ours.
+        own: Built-in name -> module or MODULE:CLASS.
         expected: Description of an acceptable class, for messages.
         accept: Maps a found object to the result of `get`, or to None if it is not acceptable.
     """

@@ -1,4 +1,4 @@
-"""The conversion under Beam gives the local one's bytes."""
+"""A conversion with Beam writes the same bytes as a local one."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""Conversion on clusters gives the local one's bytes."""
+"""Conversions on clusters write the same bytes as local ones."""
 
 import contextlib
 import os

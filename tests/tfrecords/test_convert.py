@@ -227,7 +227,7 @@ def test_only_training_rows_enter_vocabularies_counts_and_numeric_statistics(tmp
     catalog = data_set.catalog()
     assert catalog.impressions.sum() == 80
     assert catalog.clicks.sum() == sum(row[0] == "1" for row in rows[:80])
-    # The same encoder as from a log whose held-out rows hold what the training rows hold.
+    # The encoder is the same as from a log that repeats training rows in its held-out rows.
     other = logs.write(tmp_path / "other.tsv", [*rows[:80], *rows[:20]])
     assert logs.converted(other, tmp_path / "other", low_count_schema()).fingerprint == (
         data_set.fingerprint

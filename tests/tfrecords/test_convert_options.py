@@ -1,4 +1,4 @@
-"""Conversion of other logs than one file in order: several files, splits, scattered requests."""
+"""Conversion of logs other than one ordered file: several files, splits, scattered requests."""
 
 import dataclasses
 
@@ -250,7 +250,7 @@ def test_empty_files_of_a_pattern_are_left_out(tmp_path):
         (tmp_path / name).write_text(text)
     named = formats.expand_paths(f"{tmp_path}/part-*")
     assert [path.name for path in named] == ["part-0", "part-2"]
-    # A file that is named is read, and refused.
+    # An empty file that is named itself is kept; reading it is an error.
     assert formats.expand_paths(f"{tmp_path}/part-1") == (tmp_path / "part-1",)
     assert formats.expand_paths(f"{tmp_path}/*-1") == (tmp_path / "part-1",)
 

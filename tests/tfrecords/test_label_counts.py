@@ -1,4 +1,4 @@
-"""What to expect of a head, from the number of positive rows of its label."""
+"""What to expect from a head, given the number of positive rows of its label."""
 
 import numpy as np
 import pytest

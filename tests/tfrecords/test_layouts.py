@@ -1,4 +1,4 @@
-"""Small logs in the layouts that people have: each is proposed a schema and converts with it."""
+"""Small logs in common layouts: each converts with the schema that is proposed for it."""
 
 import json
 import pathlib

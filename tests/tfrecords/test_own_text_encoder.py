@@ -1,4 +1,4 @@
-"""An encoder of texts of a user, which is that of docs/howto/text_encoder.md."""
+"""A custom text encoder, the one in docs/howto/text_encoder.md."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What is named by a name, an entry point or MODULE:CLASS, and what wrong names say."""
+"""Plugins by name, entry point or MODULE:CLASS, and the errors of wrong references."""
 
 import collections
 import functools

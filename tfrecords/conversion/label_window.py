@@ -93,9 +93,10 @@ def span(times: np.ndarray) -> tuple[float, float]:
 
 
 def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:
-    """Replaces labels that are not known yet by missing ones, in place; returns how many rows.
+    """Marks late labels as missing, in place, in rows with times [B] after `first`.
 
-    These are the rows whose times [B] are after the first such time.
+    Returns:
+        The number of these rows.
     """
     young = times > first
     for name, label in LABELS.items():

@@ -313,7 +313,7 @@ class Stages:
             return np.concatenate(parts) if is_present else None
 
         schema = self._schema
-        # The views of a user at one time are a request, although there is no key.
+        # The views of a user at one time are a request, even without a key.
         has_requests = parsed_rows.REQUEST in self._rows(0).columns.column_names
         parts = [SPLITS.index(chunk["part"] or "train") for chunk in parsed]
         by_file = any(chunk["part"] for chunk in parsed)

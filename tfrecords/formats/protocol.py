@@ -89,7 +89,7 @@ class Chunk:
         first_line: Line number of the first row.
         num_rows: Number of rows.
         columns: Names of the columns of the file.
-        payload: The rows in a form of the format's own; text is bytes.
+        payload: The rows, in a form that the format defines; text is bytes.
     """
 
     path: pathlib.Path

@@ -1,4 +1,4 @@
-"""Rates of a converted log are those that a loop over its rows computes."""
+"""Rates of a converted log equal those that a loop over its rows computes."""
 
 import functools
 

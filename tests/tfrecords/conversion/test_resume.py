@@ -1,4 +1,4 @@
-"""A conversion killed at any moment resumes, and the bytes are those of an unbroken one."""
+"""A conversion that is killed at any moment resumes, and writes the bytes of an unbroken one."""
 
 import dataclasses
 import importlib

@@ -1,4 +1,4 @@
-"""Histories of a converted log are those that the pure function makes of each user's events."""
+"""Histories of a converted log equal those that `histories.raw_values` computes."""
 
 import collections
 import functools

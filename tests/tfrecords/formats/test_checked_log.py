@@ -1,4 +1,4 @@
-"""What is said of formats that return something else than a log and its rows."""
+"""Errors of formats that do not return a log and its rows."""
 
 import dataclasses
 import re

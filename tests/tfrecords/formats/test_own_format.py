@@ -1,4 +1,4 @@
-"""A log format of a user, which is that of docs/howto/own_format.md."""
+"""A custom log format, the one in docs/howto/own_format.md."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Tables as logs: how text is written, columns from side tables, and what is said of faults."""
+"""Tables as logs: formats of text, columns from side tables, and messages about faults."""
 
 import bz2
 import dataclasses

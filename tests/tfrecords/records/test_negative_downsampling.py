@@ -181,8 +181,8 @@ def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
 
 
 def test_down_sampling_is_undone_in_probabilities_and_amounts():
-    # Odds 1 of kept rows are 0.1 of all: 1/11. A kept row of this kind stands for 0.1 / 0.55 of
-    # its like: engagement and revenue shrink by 2/11 as the click does.
+    # Odds of 1 among kept rows are odds of 0.1 among all: 1/11. Engagement and revenue shrink by
+    # the same factor, 2/11.
     answer = down_sampling.undo_down_sampling(
         {
             "click_probability": tf.constant([[0.5, 0.0, 1.0]]),

@@ -33,7 +33,7 @@ class ObjectLog(abc.ABC):
     Args:
         files: The files.
         types: Columns to read and their types: `delimited.STRINGS`, `delimited.NUMBERS`,
-            `delimited.VECTORS`, or `delimited.ANY` for values as they are.
+            `delimited.VECTORS`, or `delimited.ANY` for values of any type.
         lists: Columns that may hold lists.
         rows_per_chunk: Approximate number of lines of a chunk.
         decimal: Decimal sign of numbers in texts; None: plain numbers.

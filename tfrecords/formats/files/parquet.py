@@ -26,8 +26,8 @@ class ParquetLog:
     Args:
         path: The file.
         types: Columns to read; columns of type `delimited.NUMBERS` are read as numbers, lists of
-            type `delimited.VECTORS` as lists of numbers, and lists of type `delimited.ANY` as lists
-            of what they hold.
+            type `delimited.VECTORS` as lists of numbers, and lists of type `delimited.ANY` with
+            their own type of values.
         lists: Columns that may hold lists.
         rows_per_chunk: Number of rows of a chunk.
 
