@@ -243,6 +243,10 @@ def test_paths_are_listed_matched_and_sorted_by_number(tmp_path):
     assert formats.expand_paths(None) == ()
     with pytest.raises(FileNotFoundError, match=r"No file matches .*nothing_\*"):
         formats.expand_paths(f"{tmp_path}/nothing_*")
+    with pytest.raises(
+        ValueError, match="expected one or more paths, separated by commas, got ' ,'"
+    ):
+        formats.expand_paths(" ,")
 
 
 def test_empty_files_of_a_pattern_are_left_out(tmp_path):

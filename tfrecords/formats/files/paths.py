@@ -21,6 +21,7 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
 
     Raises:
         FileNotFoundError: No file matches a pattern.
+        ValueError: The text has only commas or spaces.
     """
     paths: list[pathlib.Path] = []
     for part in (text or "").split(","):
@@ -36,6 +37,8 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
             if not found:
                 raise FileNotFoundError(f"No file matches {path}; check the path.")
             paths += [path for path in found if path.stat().st_size] or found
+    if text and not paths:
+        raise ValueError(f"expected one or more paths, separated by commas, got {text!r}.")
     return tuple(paths)
 
 
