@@ -1,5 +1,6 @@
 """Functions for the processes of `service.Workers`; a spawned process imports them by name."""
 
+import os
 import pathlib
 import signal
 import sys
@@ -22,6 +23,13 @@ def serve_only_the_first(directory, listening, announce):
     announce()
     announced.touch()
     ending.wait()
+
+
+def serve(written, listening, announce):
+    """Writes its process id to a file descriptor and serves until the process is ended."""
+    announce()
+    os.write(written, f"{os.getpid()}\n".encode())
+    threading.Event().wait()
 
 
 def fail(directory, listening, announce):

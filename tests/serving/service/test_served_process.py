@@ -1,4 +1,4 @@
-"""scripts/serve.py as it runs in production: in processes of its own, under load, with faults."""
+"""scripts/serve.py as in production: in its own processes, under load, with faults."""
 
 import contextlib
 import dataclasses
@@ -76,14 +76,16 @@ def below(process_id):
 
 
 class Load:
-    """Clients that ask one request after the other until `stop`, and keep what came."""
+    """Clients that send one request after another in a block, and keep answers and failures."""
 
-    def __init__(self, url, count=4, **options):
+    num_clients = 2
+
+    def __init__(self, url, **options):
         self.answers, self.failures = [], []
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._ask, args=(url, number, options))
-            for number in range(count)
+            for number in range(self.num_clients)
         ]
 
     def __enter__(self):
@@ -105,7 +107,7 @@ class Load:
                     self.failures.append(error)
 
     def wait_for(self, wanted):
-        """Waits until an answer that comes from now on is as wanted."""
+        """Waits until an answer that arrives from now on satisfies a predicate."""
         seen = len(self.answers)
         waiting.until(lambda: any(wanted(answer) for answer in self.answers[seen:]))
 
@@ -128,41 +130,8 @@ def counted(url):
     )
 
 
-def test_two_processes_survive_the_exit_of_the_model_server_and_of_one_another(tiny_base):
-    with served(tiny_base, "--workers=2") as (process, url), Load(url) as load:
-        load.wait_for(is_full)
-        started = below(process.pid)
-        workers = [pid for pid, command in started.items() if "spawn_main" in command]
-        (server,) = [pid for pid, command in started.items() if "model_server" in command]
-        assert len(workers) == 2
-        # Both map the index rather than read it; the second is ready after the first.
-        waiting.until(lambda: all(maps_the_index(pid) for pid in workers))
-        os.kill(server, signal.SIGKILL)
-        load.wait_for(is_in_retrieval_order)
-        # It is not left as a zombie, and another one is started.
-        waiting.until(lambda: not pathlib.Path(f"/proc/{server}").exists())
-        load.wait_for(is_full)
-        assert not load.failures
-        # What both have counted is one sum, whichever of them is asked.
-        pages = [counted(url) for _ in range(6)]
-        assert pages == sorted(pages)
-        before, count = len(load.answers), counted(url)
-        # Four clients have one request each under way.
-        assert before <= count <= len(load.answers) + 8
-        os.kill(workers[0], signal.SIGKILL)
-        waiting.until(lambda: is_replaced(workers[0], workers_of(process)))
-        load.wait_for(is_full)
-        # Its requests went to the other: a client tries a broken connection again.
-        assert not load.failures
-        left = below(process.pid)
-        assert any("--end_with_input" in command for command in left.values())
-        process.kill()
-        # None outlives the one that started it, the model server neither.
-        waiting.until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in left))
-
-
 def connections_until_the_end(process, url):
-    """Asks in connections of its own until a process ends; returns what became of each."""
+    """Opens a connection for each request until a process ends; returns their outcomes."""
     host, port = url.removeprefix("http://").split(":")
     outcomes = []
     while process.poll() is None:
@@ -181,22 +150,27 @@ def connections_until_the_end(process, url):
 
 
 def ads_of_every_process(url, ad_ids, count=6):
-    """Asks for ads in connections of their own, which any process may accept."""
+    """Yields the ads of requests in new connections, which any process may accept."""
     body = {"k": len(ad_ids), "filters": {"allowed_ads": ad_ids}, "deadline_ms": 30_000}
     for _ in range(count):
         answer = httpx.post(f"{url}/v1/recommend", json=body, timeout=60).json()
         yield {ad["ad_id"] for ad in answer["ads"]}
 
 
-def test_two_processes_see_each_update_and_end_without_resetting_a_connection(
-    tiny_base, tiny_bundle, ranker_address, tmp_path
+def test_two_processes_see_updates_survive_faults_and_end_without_resetting_a_connection(
+    tiny_base, tiny_bundle, tmp_path
 ):
     base = shutil.copytree(tiny_base, tmp_path / "bundles")
     live = LiveIndex(dataclasses.replace(tiny_bundle, base=base))
     with (
-        served(base, "--workers=2", ranker_address=ranker_address) as (process, url),
+        served(base, "--workers=2") as (process, url),
         futures.ThreadPoolExecutor(4) as pool,
     ):
+        started = below(process.pid)
+        (server,) = [pid for pid, command in started.items() if "model_server" in command]
+        # It must not outlive a parent that is killed.
+        assert "--end_with_input" in started[server]
+        # Both map the index rather than read it; the second is ready after the first.
         waiting.until(lambda: len(workers_of(process)) == 2)
         waiting.until(lambda: all(maps_the_index(pid) for pid in workers_of(process)))
         for number in range(10):
@@ -205,11 +179,37 @@ def test_two_processes_see_each_update_and_end_without_resetting_a_connection(
             os.utime(base / "live/1/journal", (1, 1))
             asked = [f"new-{number - 1}", f"new-{number}"]
             assert all(found == {asked[1]} for found in ads_of_every_process(url, asked))
+        check_faults(process, url, server)
         asking = [pool.submit(connections_until_the_end, process, url) for _ in range(4)]
         process.terminate()
         outcomes = {outcome for one in asking for outcome in one.result()}
         assert process.returncode == 0
     assert outcomes == {"HTTP/1.1 200", "refused"}
+
+
+def check_faults(process, url, server):
+    """Kills the model server and a worker under load: no request fails."""
+    answered = counted(url)
+    with Load(url) as load:
+        load.wait_for(is_full)
+        os.kill(server, signal.SIGKILL)
+        load.wait_for(is_in_retrieval_order)
+        # It does not remain as a zombie, and another one is started.
+        waiting.until(lambda: not pathlib.Path(f"/proc/{server}").exists())
+        load.wait_for(is_full)
+        assert not load.failures
+        # Each process returns the sum of the counts of both.
+        pages = [counted(url) for _ in range(6)]
+        assert pages == sorted(pages)
+        before, count = len(load.answers), counted(url) - answered
+        # Each client has at most one request in flight.
+        assert before <= count <= len(load.answers) + load.num_clients
+        worker = workers_of(process)[0]
+        os.kill(worker, signal.SIGKILL)
+        waiting.until(lambda: is_replaced(worker, workers_of(process)))
+        load.wait_for(is_full)
+        # The other worker got its requests: a client retries after a broken connection.
+        assert not load.failures
 
 
 def maps_the_index(process_id):
@@ -249,19 +249,19 @@ def test_a_signal_under_load_loses_no_request(tiny_base, ranker_address, tmp_pat
             process.send_signal(signal.SIGTERM)
             with client.Client(url, retry=once, **options) as asking:
                 waiting.until(lambda: not asking.ready())
-                # Not ready, and yet it answers.
+                # It is not ready, but still answers.
                 late = asking.recommend(k=1)
                 assert late.bundle_version == 1
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
-            # All that fails finds the port closed, or was in its queue when it was.
+            # A request fails only if the port is closed, or was closed with it in the queue.
             waiting.until(lambda: load.failures)
         for failure in load.failures:
             assert isinstance(failure, errors.ClientConnectionError), failure
     lines = [json.loads(line) for line in log_path.read_text().splitlines()]
     requests = [line for line in lines if line["logger"] == "tfrec.access"]
     ids = {line["request_id"] for line in requests if line["path"] == "/v1/recommend"}
-    # Nothing that was taken was lost: whatever the service answered has come.
+    # No request was lost: each answer of the service has arrived.
     assert ids == {answer.request_id for answer in (*load.answers, late)}
     assert {line["status"] for line in requests} <= {200, 503}
     assert not [line for line in lines if "exception" in line]

@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
-import multiprocessing
+import multiprocessing.connection
+import os
 import pathlib
 import signal
 import socket
+import tempfile
 
 import clocks
 import pytest
@@ -113,3 +115,30 @@ def test_processes_that_never_serve_are_not_restarted_forever(bound):
     ):
         workers.run()
     assert restarts.pauses == [0.5, 1, 2, 4]
+
+
+@pytest.mark.process
+def test_processes_end_when_their_parent_is_killed(bound, tmp_path, monkeypatch):
+    # The parent cannot remove its directory of metrics.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    reading, writing = os.pipe()
+
+    def run():
+        with two_processes(worker_targets.serve, writing, bound, _Restarts()) as workers:
+            workers.run()
+
+    parent = multiprocessing.get_context("fork").Process(target=run)
+    parent.start()
+    os.close(writing)
+    with open(reading, "rb", buffering=0) as started:
+        pids = [int(started.readline()) for _ in range(2)]
+        parent.kill()
+        parent.join()
+        try:
+            # The pipe ends once no process has its other end.
+            assert multiprocessing.connection.wait([started], waiting.GUARD_SECONDS)
+            assert started.read(1) == b""
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
