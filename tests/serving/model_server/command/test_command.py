@@ -31,7 +31,7 @@ from serving.model_server.command import command
 pytestmark = pytest.mark.process
 
 
-# As `python -m serving.model_server`, with less patience for requests that go on.
+# As `python -m serving.model_server`, but with less time for running requests.
 _DRAIN_SECONDS = 2
 _IMPATIENT = f"""
 from serving import process
@@ -40,7 +40,7 @@ from serving.model_server.command import command
 command._DRAIN_SECONDS = {_DRAIN_SECONDS}
 command.run()
 """
-# For a fork of a process that has imported TensorFlow.
+# `python -m serving.model_server` for a fork of a process that has imported TensorFlow.
 _IN_A_FORK = """
 import runpy
 runpy.run_module("serving.model_server", run_name="__main__", alter_sys=True)
@@ -85,7 +85,7 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
         assert answer.json() == {"predictions": [20.0]}
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
-        # Its input was still open, and nothing but what it logs is said.
+        # Its input was still open.
         assert process.stderr is not None
         assert "Fatal Python error" not in process.stderr.read()
 
@@ -114,7 +114,7 @@ def test_an_error_at_the_start_is_printed_with_exit_code_1(tmp_path: pathlib.Pat
 def _busy(
     tmp_path: pathlib.Path, **options: tuple[str, str]
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server and its port, with a request that runs for minutes, by a client that waits."""
+    """A server and its port, with a running request that takes minutes."""
     saved_models.save_loop(tmp_path / "loop" / "1")
     port = free_port()
     request = predict_pb2.PredictRequest()
@@ -156,8 +156,10 @@ def test_a_second_sigterm_ends_the_process_at_once(tmp_path: pathlib.Path) -> No
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("by_signal", [True, False], ids=["SIGTERM", "end of the input"])
-def test_a_load_does_not_prevent_the_exit(tmp_path: pathlib.Path, by_signal: bool) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, None], ids=["SIGINT", "end of the input"])
+def test_a_load_does_not_prevent_the_exit(
+    tmp_path: pathlib.Path, sent: signal.Signals | None
+) -> None:
     saved_models.save_loop(tmp_path / "loop" / "1")
     log = prediction_log_pb2.PredictionLog()
     steps = log.predict_log.request.inputs["steps"]
@@ -168,11 +170,12 @@ def test_a_load_does_not_prevent_the_exit(tmp_path: pathlib.Path, by_signal: boo
         assert process.stdin is not None
         assert process.stderr is not None
         assert any(saved_models.LOOP_BEGINS in line for line in process.stderr)
-        if by_signal:
-            process.send_signal(signal.SIGTERM)
+        if sent is not None:
+            process.send_signal(sent)
         else:
             process.stdin.close()
-        assert process.wait(timeout=60) == -signal.SIGTERM
+        # The end of the input sends SIGTERM.
+        assert process.wait(timeout=60) == -(sent or signal.SIGTERM)
 
 
 def _is_closed(port: int) -> bool:

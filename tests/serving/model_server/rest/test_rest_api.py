@@ -73,7 +73,7 @@ def test_binary_strings_travel_as_base64_in_and_out(http: httpx.Client) -> None:
         "instances": [{"image_bytes": encoded}, {"image_bytes": "a"}],
     }
     assert _predict(http, body, path).json() == {"predictions": [encoded, {"b64": "YQ=="}]}
-    # Without the suffix the bytes are written as they are, whether they are text or not.
+    # Without the suffix _bytes, the bytes of an output are written as they are, text or not.
     body = {"instances": [encoded, "é"]}
     assert b'["\\u0000\xff", "\xc3\xa9"]' in _predict(http, body, path).content
 
@@ -259,13 +259,6 @@ def test_an_object_that_is_not_base64_is_refused(http: httpx.Client) -> None:
         400,
         {"error": 'Input text: got {"b64": 5}; expected a string or {"b64": "..."}.'},
     )
-
-
-def test_base64_is_written_for_outputs_whose_name_ends_in_bytes(http: httpx.Client) -> None:
-    body = {"signature_name": "binary", "instances": ["a", "b"]}
-    assert _predict(http, body, "/v1/models/text:predict").json() == {
-        "predictions": [{"b64": "YQ=="}, {"b64": "Yg=="}]
-    }
 
 
 @pytest.mark.parametrize(
