@@ -105,10 +105,10 @@ def test_fields_are_hidden_at_their_oov_rates_unless_id_dropout_is_off():
 
 
 def test_fields_of_one_row_become_out_of_vocabulary_together():
-    fields = (*FIELDS[:2], dataclasses.replace(FIELDS[1], name="place", column="p"), *FIELDS[2:])
+    fields = (*FIELDS[:2], dataclasses.replace(FIELDS[1], name="city", column="town"), *FIELDS[2:])
     data = encoding.FittedSchema(
         schema_lib.Schema("films", fields, ad_key=("film",), click="c", user_key="uid"),
-        {**STATISTICS, "place": STATISTICS["user"]},
+        {**STATISTICS, "city": STATISTICS["user"]},
     )
     replaced = hidden(0.05, data, user=0.6, city=0.3).query(tf.constant([[1, 0, 2, 2]] * 4_000))
     user, city = (replaced.numpy()[:, column] > 2 for column in (2, 3))
