@@ -51,7 +51,7 @@ def table(count):
 @pytest.fixture(scope="module")
 def config(ranker_config):
     return dataclasses.replace(
-        ranker_config, num_blocks=0, batch_size=64, epochs=5, patience=5, dropout=0.0
+        ranker_config, num_blocks=0, batch_size=64, epochs=3, patience=3, dropout=0.0
     )
 
 
