@@ -59,8 +59,7 @@ def shop(tmp_path, kind):
     """A table whose requests are scattered over the chunks."""
     rng = np.random.default_rng(0)
     request = rng.integers(0, NUM_ROWS // 3, NUM_ROWS)
-    numbers = request.tolist()
-    tastes = [None if n % 9 == 0 else [n % 7 / 3, n % 5 - 2.0] for n in numbers]
+    tastes = [None if n % 9 == 0 else [n % 7 / 3, n % 5 - 2.0] for n in request.tolist()]
     if kind == "csv":
         tastes = ["" if taste is None else "|".join(map(str, taste)) for taste in tastes]
     table = pa.table(
@@ -70,7 +69,7 @@ def shop(tmp_path, kind):
             "time": 1_700_000_000 + request * 977 % 5_000 * 60,
             "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
             "taste": tastes,
-            "search": [f"text {n % 11}" for n in numbers],
+            "search": [f"text {n % 11}" for n in request.tolist()],
             "sku": rng.integers(0, 50, NUM_ROWS),
             "clicked": (rng.random(NUM_ROWS) < 0.3).astype(int),
         }

@@ -373,7 +373,9 @@ def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_l
 def labeled_log(tmp_path, labels):
     """Writes clicked rows of Criteo's columns and two labels; returns the log and its schema."""
     header = [*criteo.COLUMNS, "bought", "paid"]
-    rows = [["1", *row[1:], *own] for row, own in zip(logs.rows(len(labels)), labels, strict=True)]
+    rows = [
+        ["1", *row[1:], *values] for row, values in zip(logs.rows(len(labels)), labels, strict=True)
+    ]
     schema = dataclasses.replace(criteo.schema(), engagement="bought", revenue="paid")
     return logs.write(tmp_path / "log.tsv", [header, *rows]), schema
 

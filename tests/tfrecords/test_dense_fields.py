@@ -90,7 +90,7 @@ def encoded(data_set):
 
 
 def by_row(matrix, fields, name):
-    (columns,) = [own for field, own in encoding.columns(fields) if field.name == name]
+    (columns,) = [span for field, span in encoding.columns(fields) if field.name == name]
     (field,) = [field for field in fields if field.name == name]
     return vectors.decode(np.ascontiguousarray(matrix[:, columns]), field.length).numpy()
 
@@ -194,8 +194,8 @@ def test_vectors_can_come_from_a_table_of_ads_which_may_have_more_of_them(data_s
     other = logs.converted_table(
         tmp_path / "log.csv", tmp_path / "data", SCHEMA, ads_path=tmp_path / "ads.csv"
     )
-    for one, two in zip(encoded(other).values(), encoded(data_set).values(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    for ours, theirs in zip(encoded(other).values(), encoded(data_set).values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     catalog = other.catalog()
     assert catalog.ad_ids.to_pylist()[-1] == "new"
     features = np.asarray(catalog.features)

@@ -18,7 +18,7 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path, durable):
     for value in ([1], [2, "é"]):
         files.write_json(path, value, durable)
     assert path.read_text(encoding="utf-8") == '[\n 2,\n "\\u00e9"\n]\n'
-    assert [own.name for own in tmp_path.iterdir()] == ["a.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path):
@@ -28,7 +28,7 @@ def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path):
         temporary.write_text("new")
         temporary.touch(exist_ok=False)
     assert path.read_text() == "old"
-    assert [own.name for own in tmp_path.iterdir()] == ["a"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
 def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
@@ -37,7 +37,7 @@ def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
     files.write(tmp_path / "a", b"new")
     with files.replacing(tmp_path / "directory") as temporary:
         temporary.mkdir()
-    assert sorted(own.name for own in tmp_path.iterdir()) == ["a", "directory"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "directory"]
 
 
 def test_a_link_stays_and_leads_to_the_new_file(tmp_path):

@@ -136,7 +136,7 @@ def test_keys_and_categories_have_the_texts_of_the_same_frame_in_csv(tmp_path):
         sku=pd.Timestamp("2026-01-01 05:00") + pd.to_timedelta(rows % 12, "h"),
         brand=days,
     ).drop(columns=["tags", "age"])
-    fields = [own for own in SCHEMA.to_json()["fields"] if own["name"] not in ("tags", "age")]
+    fields = [field for field in SCHEMA.to_json()["fields"] if field["name"] not in ("tags", "age")]
     age = {"name": "age", "kind": "categorical", "side": "query", "min_count": 1}
     schema = {**SCHEMA.to_json(), "fields": [*fields, age], "user_key": "brand"}
     users = pd.DataFrame({"brand": days[:5], "age": np.array([1.1, 2.2, 3, 4, 5], np.float32)})
@@ -155,7 +155,7 @@ def test_keys_and_categories_have_the_texts_of_the_same_frame_in_csv(tmp_path):
     sample = found.sample_requests()[0]
     assert sample["age"] in {"1.1", "2.2", "3", "4", "5"}
     assert found.catalog().ad_ids[0].as_py().startswith("2026-01-01 ")
-    assert {len(own) for own in found.catalog().ad_ids.to_pylist()} == {len("2026-01-01 05:00:00")}
+    assert {len(ad) for ad in found.catalog().ad_ids.to_pylist()} == {len("2026-01-01 05:00:00")}
 
 
 class Stream:
@@ -492,5 +492,5 @@ def test_frames_have_nested_columns_formatted_numbers_and_titles(tmp_path):
     splits = ("train", "validation", "test")
     # 0.5, 1.5 and 2.5 in turn: 33 rounds and 0.5.
     assert sum(data_set.label_sum(split, "revenue") for split in splits) == 33 * 4.5 + 0.5
-    assert {own["title"] for own in data_set.catalog().shown(np.arange(6))} == set(ads["title"])
+    assert {shown["title"] for shown in data_set.catalog().shown(np.arange(6))} == set(ads["title"])
     assert {sample["os"] for sample in data_set.sample_requests()} <= {"ios", "web"}

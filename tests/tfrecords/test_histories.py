@@ -106,7 +106,7 @@ def encoder_of(*fields: Field) -> encoding.Encoder:
     schema = schema_with(*fields)
     words = {"country": (), "brand": ("acme", "bolt", "cone")}
     words |= {field.name: ("a", "b", "c") for field in fields if field.of == "ad"}
-    statistics = {name: encoding.FieldStatistics(own) for name, own in words.items()}
+    statistics = {name: encoding.FieldStatistics(vocabulary) for name, vocabulary in words.items()}
     fitted = encoding.FittedSchema(schema, statistics)
     return encoding.Encoder(fitted, schema.histories)
 

@@ -84,7 +84,7 @@ def test_a_ga4_export(tmp_path: pathlib.Path) -> None:
                 event("purchase", n, shown[:1]) | {"event_timestamp": (TIME + n + 2) * 10**6}
             )
     path = tmp_path / "ga4.jsonl"
-    path.write_text("".join(json.dumps(own) + "\n" for own in events))
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
     proposal, notes, data_set = convert_proposed(tmp_path, path)
     assert proposal["ad_key"] == ["items.item_id"]
     assert proposal["user_key"] == "user_pseudo_id"
@@ -114,20 +114,20 @@ def test_a_shop_export_with_event_types(tmp_path: pathlib.Path) -> None:
               "user_id", "user_session"]  # fmt: skip
     rows: list[list[Any]] = [header]
     for n in range(ROWS // 2):
-        own = [n % 11, f"cat.{n % 11 % 3}", f"brand{n % 11 % 4}", n % 11 + 0.99]
+        product = [n % 11, f"cat.{n % 11 % 3}", f"brand{n % 11 % 4}", n % 11 + 0.99]
         session = [f"{n % 23}", f"s{n // 6}"]
 
         def stamp(second: int, n: int = n) -> str:
             minute = n // 2 % 60
             return f"2019-10-{1 + n // 120:02d} {n % 24:02d}:{minute:02d}:{second:02d} UTC"
 
-        rows.append([stamp(0), "view", *own, *session])
+        rows.append([stamp(0), "view", *product, *session])
         if n % 3 == 0:
-            rows.append([stamp(10), "cart", *own, *session])
+            rows.append([stamp(10), "cart", *product, *session])
         if n % 6 == 0:
-            rows.append([stamp(20), "purchase", *own, *session])
+            rows.append([stamp(20), "purchase", *product, *session])
         if n % 50 == 0:
-            rows.append([stamp(30), "remove_from_cart", *own, *session])
+            rows.append([stamp(30), "remove_from_cart", *product, *session])
     path = lines(tmp_path / "2019-Oct.csv", rows, ",")
     proposal, notes, data_set = convert_proposed(tmp_path, path)
     assert proposal["ad_key"] == ["product_id"]
@@ -180,12 +180,12 @@ def test_a_taobao_log(tmp_path: pathlib.Path) -> None:
     rows: list[list[Any]] = []
     for n in range(ROWS // 2):
         item = 1_000 + n % 13
-        own = [100 + n % 19, item, 50 + item % 4]
-        rows.append([*own, "pv", TIME + n * 60])
+        keys = [100 + n % 19, item, 50 + item % 4]
+        rows.append([*keys, "pv", TIME + n * 60])
         if n % 3 == 0:
-            rows.append([*own, ["cart", "fav"][n % 2], TIME + n * 60 + 5])
+            rows.append([*keys, ["cart", "fav"][n % 2], TIME + n * 60 + 5])
         if n % 6 == 0:
-            rows.append([*own, "buy", TIME + n * 60 + 9])
+            rows.append([*keys, "buy", TIME + n * 60 + 9])
     path = lines(tmp_path / "UserBehavior.csv", rows, ",")
     proposal, notes, data_set = convert_proposed(tmp_path, path)
     assert proposal["header"] == ["user_id", "item_id", "category_id", "column_4", "time"]
@@ -218,8 +218,8 @@ def test_games_named_by_titles(tmp_path: pathlib.Path) -> None:
     """User, title, event type, hours and 0, without a header."""
     rows: list[list[Any]] = []
     for n in range(ROWS // 2):
-        own = [1_000 + n % 19, f"Game {n * 7 % 13}: The Return"]
-        rows += [[*own, "play", n % 9 / 10, 0]] + [[*own, "purchase", 1.0, 0]] * (n % 3 == 0)
+        keys = [1_000 + n % 19, f"Game {n * 7 % 13}: The Return"]
+        rows += [[*keys, "play", n % 9 / 10, 0]] + [[*keys, "purchase", 1.0, 0]] * (n % 3 == 0)
     proposal, _, data_set = convert_proposed(tmp_path, lines(tmp_path / "games.csv", rows, ","))
     assert proposal["header"] == ["user_id", "item_id", "column_3", "column_4", "column_5"]
     assert (proposal["ad_key"], proposal["user_key"]) == (["item_id"], "user_id")
@@ -328,7 +328,7 @@ def test_the_recipe_for_aggregated_logs(
         )
         convert.convert(source, tmp_path / "data")
         data_set = reader.DataSet(tmp_path / "data")
-        return data_set, " ".join(own.text for own in card.build_card(data_set).warnings)
+        return data_set, " ".join(warning.text for warning in card.build_card(data_set).warnings)
 
     # Two of four rows have 2 or 3 clicks.
     _, told = converted("report.csv", click="clicks", click_threshold=1)

@@ -144,7 +144,7 @@ def test_values_and_weights_are_read_back_and_not_part_of_the_fingerprint():
     weighted = shop(engagement="bought", weights={"click": 1.0, "engagement": -0.5})
     for schema in (valued, weighted):
         assert schema_lib.schema_from_json(json.loads(json.dumps(schema.to_json()))) == schema
-    assert len({one.fingerprint() for one in (plain, valued, weighted)}) == 1
+    assert len({changed.fingerprint() for changed in (plain, valued, weighted)}) == 1
     assert "values" not in plain.to_json()
 
 

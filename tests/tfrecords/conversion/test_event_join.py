@@ -34,8 +34,8 @@ SHOP = schema_lib.Schema(
 
 def rows_of(table: list[tuple[str, float, int, float]]) -> event_join.EventRows:
     """Returns rows of (key, time, kind, revenue)."""
-    keys = np.array([hash(own[0]) & 0xFFFF for own in table], np.uint64)
-    times, kinds, revenue = zip(*(own[1:] for own in table), strict=True)
+    keys = np.array([hash(row[0]) & 0xFFFF for row in table], np.uint64)
+    times, kinds, revenue = zip(*(row[1:] for row in table), strict=True)
     return event_join.EventRows(
         keys, np.array(times, float), np.array(kinds, np.uint8), np.array(revenue, np.float32)
     )

@@ -49,7 +49,7 @@ def encoded(data_set, frame):
     """Returns the ids of the rates [C, rates] of the rows of each request, by request."""
     schema = data_set.schema
     columns = dict(encoding.columns(schema.ad_fields))
-    own = [columns[field].start for field in schema.rates]
+    starts = [columns[field].start for field in schema.rates]
     row = dict(encoding.columns(schema.query_fields))[schema.fields[0]].start
     words = ("", *data_set.fitted.statistics["row"].vocabulary)
     found = {}
@@ -59,7 +59,7 @@ def encoded(data_set, frame):
             ends = np.cumsum(window["list_lengths"])
             for query, ads in zip(window["query"], np.split(window["ad"], ends)[:-1], strict=True):
                 name = words[query[row]] if split == "train" else next(names)
-                found[name] = ads[:, own]
+                found[name] = ads[:, starts]
     return found
 
 
@@ -108,10 +108,10 @@ def test_the_catalog_has_the_rates_of_the_ends_of_validation_and_of_the_log(tmp_
     for ad in table.to_dict("records"):
         values = {"sku": ad[reader.AD_ID], "brand": latest.brand[ad[reader.AD_ID]]}
         for field in schema.rates:
-            own = rate(records, edges[1], values, field, overall_of(frame))
-            np.testing.assert_allclose(ad[field.name], own, rtol=1e-6)
-            own = rate(records, end_of(frame.t) + 1, values, field, overall_of(frame))
-            np.testing.assert_allclose(ad[reader.RELEASED + field.name], own, rtol=1e-6)
+            wanted = rate(records, edges[1], values, field, overall_of(frame))
+            np.testing.assert_allclose(ad[field.name], wanted, rtol=1e-6)
+            wanted = rate(records, end_of(frame.t) + 1, values, field, overall_of(frame))
+            np.testing.assert_allclose(ad[reader.RELEASED + field.name], wanted, rtol=1e-6)
     # No test label is in what is measured.
     frame.loc[frame.split == "test", "clicked"] = 1 - frame.clicked
     again = converted(frame, schema, tmp_path / "poisoned").catalog().table.to_pandas()
@@ -139,7 +139,7 @@ def test_a_row_from_the_future_and_rows_without_labels_do_not_move_the_end_of_th
     assert found[released].notna().any().all()
     np.testing.assert_allclose(found[released], table[released], rtol=0.1)
     # Ten days, in which the rates of two days would become missing.
-    later = frame.tail(50).assign(t=lambda own: own.t + 10 * DAY, row=lambda own: own.row + "b")
+    later = frame.tail(50).assign(t=lambda rows: rows.t + 10 * DAY, row=lambda rows: rows.row + "b")
     later.drop(columns=["clicked", "bought"]).to_csv(tmp_path / "test.csv", index=False)
     frame.to_csv(tmp_path / "log.csv", index=False)
     source = convert.Source(
@@ -259,7 +259,7 @@ def test_engagements_count_when_their_window_has_passed(tmp_path):
 )
 def test_a_rate_that_the_log_does_not_allow_is_refused(changes, field, message):
     value = {**history_logs.schema_of().to_json(), **changes}
-    fields = [own for own in value["fields"] if own["kind"] != "history"]
+    fields = [other for other in value["fields"] if other["kind"] != "history"]
     with pytest.raises(ValueError, match=message):
         schema_from_json({**value, "fields": [*fields, {**RATES[0], **field}]})
 
@@ -268,9 +268,9 @@ def test_a_rate_round_trips_and_is_not_read_from_the_log():
     schema = schema_with_rates()
     assert schema_from_json(schema.to_json()) == schema
     assert [field["name"] for field in schema.to_json()["fields"][-len(RATES) :]] == [
-        own["name"] for own in RATES
+        value["name"] for value in RATES
     ]
-    assert not {own["name"] for own in RATES} & set(schema.columns)
+    assert not {value["name"] for value in RATES} & set(schema.columns)
     assert {field.side for field in schema.rates} == {"ad"}
 
 

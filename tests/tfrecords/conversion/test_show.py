@@ -82,8 +82,8 @@ def test_models_read_the_same_bytes_whatever_is_shown(tmp_path):
     names = [path.name for path in (tmp_path / "with").glob("*.tfrecord")]
     assert len(names) == 3
     for name in [*names, "catalog/ad_features.npy"]:
-        own = (tmp_path / "with" / name).read_bytes()
-        assert own == (tmp_path / "without" / name).read_bytes()
+        content = (tmp_path / "with" / name).read_bytes()
+        assert content == (tmp_path / "without" / name).read_bytes()
     assert SHOP.fingerprint() == PLAIN.fingerprint()
 
 
@@ -138,16 +138,16 @@ def test_lists_of_parquet_are_shown_as_those_of_json(tmp_path, source):
     found = []
     for ending in ("parquet", "jsonl"):
         paths = []
-        for name, own in (("log", rows), ("ads", ads)):
+        for name, listed in (("log", rows), ("ads", ads)):
             path = tmp_path / f"{name}.{ending}"
-            table = pa.Table.from_pylist(own)
-            if own and ending == "parquet":
+            table = pa.Table.from_pylist(listed)
+            if listed and ending == "parquet":
                 kinds = {"size": pa.list_(pa.float32()), "weight": pa.float32()}
                 types = [(f.name, kinds.get(f.name, f.type)) for f in table.schema]
                 pq.write_table(table.cast(pa.schema(types)), path)
-            elif own:
-                path.write_text("".join(json.dumps(row, default=str) + "\n" for row in own))
-            paths.append(path if own else None)
+            elif listed:
+                path.write_text("".join(json.dumps(row, default=str) + "\n" for row in listed))
+            paths.append(path if listed else None)
         found.append(
             shown(logs.converted_table(paths[0], tmp_path / f"data-{ending}", schema, paths[1]))
         )

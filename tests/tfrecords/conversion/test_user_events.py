@@ -30,9 +30,9 @@ def encoded_histories(data_set, frame):
         names = frame.row[frame.split == split].unique()
         if split == "train":
             names = [words[query[columns[schema.fields[0]].start]] for query in queries]
-        own = [columns[field] for field in schema.histories]
+        spans = [columns[field] for field in schema.histories]
         for name, query in zip(names, queries, strict=True):
-            found[name] = np.concatenate([query[part] for part in own])
+            found[name] = np.concatenate([query[part] for part in spans])
     return found
 
 
@@ -72,9 +72,9 @@ def test_conversion_and_the_function_agree_on_every_request(tmp_path):
     raw = []
     for user, time in requests.loc[list(found)].itertuples(index=False):
         raw.append(histories.raw_values(schema, events[user] if user else [], float(time)))
-    for row, own, expected in zip(found, found.values(), encode_raw(data_set, raw), strict=True):
-        np.testing.assert_array_equal(own, expected, err_msg=row)
-    lengths = [[len(one[field.name]) for field in schema.histories] for one in raw]
+    for row, ids, expected in zip(found, found.values(), encode_raw(data_set, raw), strict=True):
+        np.testing.assert_array_equal(ids, expected, err_msg=row)
+    lengths = [[len(request[field.name]) for field in schema.histories] for request in raw]
     # The log has empty histories, and such as are cut by length and by age.
     clicks, everything, brands = np.transpose(lengths)
     assert clicks.min() == 0
@@ -102,8 +102,8 @@ def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monke
     monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
     second = encoded_histories(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
     assert first.keys() == second.keys()
-    for key, own in first.items():
-        np.testing.assert_array_equal(own, second[key], err_msg=str(key))
+    for key, ids in first.items():
+        np.testing.assert_array_equal(ids, second[key], err_msg=str(key))
 
 
 def test_later_rows_change_no_earlier_history(tmp_path):
@@ -118,8 +118,8 @@ def test_later_rows_change_no_earlier_history(tmp_path):
     changed.loc[later, "u"] = rng.choice(["ann", "bob", "new"], int(later.sum()))
     changed.loc[later, "brand"] = "acme"
     raw = [
-        decoded_histories(converted(own, schema, tmp_path / name), own)
-        for name, own in (("before", frame), ("after", changed))
+        decoded_histories(converted(rows, schema, tmp_path / name), rows)
+        for name, rows in (("before", frame), ("after", changed))
     ]
     earlier = set(frame.row[~later])
     assert len(earlier) > 80
@@ -130,13 +130,13 @@ def test_later_rows_change_no_earlier_history(tmp_path):
 def decoded_histories(data_set, frame):
     """Returns the values, ages and events of the histories of each request."""
     result = {}
-    for row, own in encoded_histories(data_set, frame).items():
+    for row, ids in encoded_histories(data_set, frame).items():
         start, parts = 0, []
         for field in data_set.schema.histories:
             columns = encoding.history_columns(field, slice(start, start + field.width))
             words = ("", *data_set.fitted.statistics[field.name].vocabulary)
-            parts.append([words[i] for i in own[columns.values]])
-            parts.append(own[columns.ages.start : start + field.width].tolist())
+            parts.append([words[i] for i in ids[columns.values]])
+            parts.append(ids[columns.ages.start : start + field.width].tolist())
             start += field.width
         result[row] = parts
     return result
@@ -178,7 +178,7 @@ def test_in_a_log_of_events_clicks_and_engagements_count_from_their_own_times(tm
     clicked = (["a"], ["click"])
     bought = (["a", "a"], ["click", "engagement"])
     # An impression is clicked once, at the time of its first click.
-    assert sorted(found, key=lambda own: own[2][:1]) == sorted(
+    assert sorted(found, key=lambda sample: sample[2][:1]) == sorted(
         [
             ([], [], []), ([], [], []), (*clicked, [1]), (*clicked, [400]), (*bought, [401, 1]),
             (["a", "a", "b"], [*bought[1], "click"], [day - 98, day - 498, 2]),
@@ -187,5 +187,5 @@ def test_in_a_log_of_events_clicks_and_engagements_count_from_their_own_times(tm
                 [day - 96, day - 496, 4, 1],
             ),
         ],
-        key=lambda own: own[2][:1],
+        key=lambda sample: sample[2][:1],
     )  # fmt: skip

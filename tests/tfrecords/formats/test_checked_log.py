@@ -63,7 +63,9 @@ def opened(tmp_path, monkeypatch):
 
 
 def parsed(changed=None, without=(), **options):
-    rows = {name: own for name, own in {**ROWS, **(changed or {})}.items() if name not in without}
+    rows = {
+        name: values for name, values in {**ROWS, **(changed or {})}.items() if name not in without
+    }
     return lambda *_: formats.Parsed(pa.table(rows), **{"faults": FAULTS, **options})
 
 

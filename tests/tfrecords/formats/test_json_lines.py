@@ -46,7 +46,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def write(path: pathlib.Path, rows: list[Any]) -> pathlib.Path:
-    text = "".join(own if isinstance(own, str) else json.dumps(own) + "\n" for own in rows)
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in rows)
     data = text.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
@@ -78,7 +78,7 @@ def test_values_keep_their_types_and_bad_lines_are_rejected(tmp_path: pathlib.Pa
     assert table["seen"] == [["a", "7"], None, []]
     assert table["sku"] == ["17", "s1", "2"]
     assert table["click"] == ["true", "0", "true"]
-    assert [(own.line, own.reason.split(",")[0]) for own in rejected] == [
+    assert [(fault.line, fault.reason.split(",")[0]) for fault in rejected] == [
         (3, "it is not valid JSON (Expecting property name enclosed in double quotes: line 1 "
             "column 2 (char 1))"),
         (4, "age must be a finite number or empty"),
@@ -105,7 +105,7 @@ def test_a_line_that_is_not_text_or_is_nested_too_deeply_is_rejected(tmp_path) -
     )
     table, rejected = read(path, SCHEMA)
     assert (table["sku"], table["meta.title"]) == (["a", "b"], ["Tea", "😀"])
-    assert [(own.line, own.reason) for own in rejected] == [
+    assert [(fault.line, fault.reason) for fault in rejected] == [
         (2, r"sku: expected Unicode text, got '\ud83d' with '\ud83d', half of a pair"),
         (3, r"seen: expected Unicode text, got '\ud83d' with '\ud83d', half of a pair"),
         (4, r"meta.title: expected Unicode text, got 'Tea \ud83d' with '\ud83d', half of a pair"),
@@ -119,7 +119,7 @@ def test_a_line_that_is_not_text_or_is_nested_too_deeply_is_rejected(tmp_path) -
 def test_a_value_to_show_of_any_depth_is_read_or_rejected(tmp_path: pathlib.Path) -> None:
     depths = [9, 90, 110, 400, *range(900, 1000)]  # Python's limit is 1000.
     shown = [{"title": "DEEP"} for _ in depths]
-    lines = [json.dumps(row(meta=own)) + "\n" for own in shown]
+    lines = [json.dumps(row(meta=value)) + "\n" for value in shown]
     for index, depth in enumerate(depths):
         lines[index] = lines[index].replace('"DEEP"', "[" * depth + "]" * depth)
     table, rejected = read(write(tmp_path / "log.jsonl", list(lines)), SCHEMA)
@@ -140,7 +140,7 @@ def test_a_text_is_split_whatever_the_other_rows_hold(tmp_path: pathlib.Path, se
     listed = Field("seen", "categorical_list", "query", min_count=1, separator=separator)
     schema = dataclasses.replace(SCHEMA, fields=(SCHEMA.fields[0], listed, SCHEMA.fields[3]))
     values = ["p;q|r", "", None, '["s", "t"]', ["a|b", 'c;"\\', "é\n", None, "[", 2.5, True], []]
-    path = write(tmp_path / "log.jsonl", [row(seen=own) for own in values])
+    path = write(tmp_path / "log.jsonl", [row(seen=value) for value in values])
     opened = tabular.open_log(formats.Files((path,)), schema)
     (chunk,) = opened.chunks()
     lists = as_lists(listed, opened.parse(chunk).table["seen"]).to_pylist()
@@ -155,17 +155,17 @@ def test_null_in_a_vector_is_a_fault_as_in_parquet(tmp_path: pathlib.Path, texts
     taste = Field("taste", "dense", "query", length=2)
     schema = dataclasses.replace(SCHEMA, fields=(taste, SCHEMA.fields[3]))
     vectors = [[3, 4.0], [3, None, 4], [None, 4], [], None, ["3", "4"], [3, "x"], [None]]
-    path = write(tmp_path / "log.jsonl", [row(taste=own) for own in [*vectors, *texts]])
+    path = write(tmp_path / "log.jsonl", [row(taste=value) for value in [*vectors, *texts]])
     table, rejected = read(path, schema)
     assert len(table["taste"]) == 4 + 3 * bool(texts)
     length = "taste must have 2 numbers, the field's length, got"
-    assert [(own.line, own.reason) for own in rejected if own.line <= 8] == [
+    assert [(fault.line, fault.reason) for fault in rejected if fault.line <= 8] == [
         (2, f"{length} 3"),
         (3, "taste must be 2 finite numbers, got nan in it"),
         (7, "taste must be 2 finite numbers, got nan in it"),
         (8, f"{length} 1"),
     ]
-    assert [own.reason for own in rejected if own.line > 8] == [f"{length} 3"] * bool(texts)
+    assert [fault.reason for fault in rejected if fault.line > 8] == [f"{length} 3"] * bool(texts)
 
 
 def test_the_objects_of_a_list_are_rows(tmp_path: pathlib.Path) -> None:
@@ -207,10 +207,10 @@ def test_a_line_with_an_empty_list_has_no_rows_and_other_values_are_rejected(tmp
     schema = schema_lib.Schema("sessions", fields, ad_key=("shown.sku",), click="shown.click")
     shown = [{"sku": "a", "click": 1}, {"sku": "b", "click": 0}]
     values = [shown, [], 3, [*shown, 5], {}, "é", None, "\ud83d"]
-    path = write(tmp_path / "log.jsonl", [{"country": "de", "shown": own} for own in values])
+    path = write(tmp_path / "log.jsonl", [{"country": "de", "shown": value} for value in values])
     table, rejected = read(path, schema)
     assert table["shown.sku"] == ["a", "b"]
-    assert [(own.line, own.reason) for own in rejected] == [
+    assert [(fault.line, fault.reason) for fault in rejected] == [
         (3, "shown: expected a list of objects, got 3"),
         (4, 'shown: expected a list of objects, got [{"sku": "a", "click": 1}, {"sku": "b", '),
         (5, "shown.sku is empty"),
@@ -218,7 +218,7 @@ def test_a_line_with_an_empty_list_has_no_rows_and_other_values_are_rejected(tmp
         (7, "shown.sku is empty"),
         (8, r'shown: expected a list of objects, got "\ud83d"'),
     ]
-    write(path, [{"country": "de", "shown": own} for own in [shown, []] * 50])
+    write(path, [{"country": "de", "shown": value} for value in [shown, []] * 50])
     source = logs.converted_table(path, tmp_path / "data", schema).description.source
     assert (source.lines, source.rejected) == (100, 0)
 
@@ -238,7 +238,7 @@ def test_json_and_csv_of_one_log_give_the_same_data_set(tmp_path: pathlib.Path) 
         ad_key=("sku",),
         click="click",
     )
-    text = "\n".join([",".join(rows[0]), *(",".join(map(str, own.values())) for own in rows)])
+    text = "\n".join([",".join(rows[0]), *(",".join(map(str, record.values())) for record in rows)])
     (tmp_path / "log.csv").write_text(text + "\n")
     logs.converted_table(tmp_path / "log.csv", tmp_path / "csv", schema)
     logs.converted_table(write(tmp_path / "log.jsonl", rows), tmp_path / "json", schema)
@@ -323,7 +323,7 @@ def test_negative_amounts_are_rejected_however_they_are_written(tmp_path: pathli
     data_set = logs.converted_table(tmp_path / "log.csv", tmp_path / "data", schema)
     assert data_set.description.source.rejected == 0
     # The query field is read with its sign: no positive number above 2.
-    changes = [float(own["change"]) for own in data_set.sample_requests()]
+    changes = [float(sample["change"]) for sample in data_set.sample_requests()]
     assert set(changes) <= {-66.48, 1.0, 2.0}
     schema = dataclasses.replace(schema, revenue="paid")
     with pytest.raises(

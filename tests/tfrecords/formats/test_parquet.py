@@ -347,8 +347,8 @@ def test_a_log_in_parquet_converts_as_the_same_log_in_text(tmp_path: pathlib.Pat
     tags = [["a", "b"][: int(n)] for n in rng.integers(0, 3, count)]
     parquet = write(tmp_path / "log.parquet", **columns, tags=pa.array(tags, pa.list_(pa.string())))
     lines = ["context,amount,sku,clicked,at,tags"]
-    for row, own in zip(zip(*columns.values(), strict=True), tags, strict=True):
-        lines.append(",".join([*(str(value) for value in row), "|".join(own)]))
+    for row, row_tags in zip(zip(*columns.values(), strict=True), tags, strict=True):
+        lines.append(",".join([*(str(value) for value in row), "|".join(row_tags)]))
     text = tmp_path / "log.csv"
     text.write_text("\n".join(lines) + "\n")
     for path in (parquet, text):

@@ -293,7 +293,7 @@ def test_a_bad_label_position_or_request_rejects_its_row(
         SCHEMA, request_key="request", position="slot", engagement="bought", revenue="paid"
     )
     header = f"{LINES[0]},request,slot,bought,paid\n"
-    rows = [f"CH,1,a,n,1,{own}\n" for own in ("r,0,0,0", line, "r,1,0,0")]
+    rows = [f"CH,1,a,n,1,{rest}\n" for rest in ("r,0,0,0", line, "r,1,0,0")]
     good, faults = parsed(write(tmp_path / "log.csv", header + "".join(rows)), schema)
     assert (len(good), faults) == (2, {3: reason})
 
