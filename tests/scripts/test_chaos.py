@@ -57,3 +57,13 @@ def test_answers_are_compared_with_what_was_acknowledged(
     load.read_back()
     assert (len(load.counts.lost), load.counts.mixed) == (lost, mixed)
     assert len(load.counts.problems) == lost + mixed
+
+
+def test_an_ad_whose_removal_begins_during_a_request_is_not_lost(script, service_url):
+    checked, writer = script("workload.checked_load"), script("workload.live_writer")
+    # The states before the ids are chosen, before the request and after it.
+    states = iter([{"ad-0", "removed-3"}, {"ad-0", "removed-3"}, {"ad-0"}])
+    reads = {1: lambda: writer.Acknowledged(frozenset(next(states)))}
+    load = checked.CheckedLoad(service_url, [{}], reads, rate=1.0, deadline_seconds=30.0)
+    load.read_back()
+    assert not load.counts.problems

@@ -139,15 +139,17 @@ class CheckedLoad:
         )
         self._check(answer)
         found = {ad.ad_id for ad in answer.ads}
-        state = known.get(answer.bundle_version, Acknowledged())
+        version = answer.bundle_version
+        state = known.get(version, Acknowledged())
+        # Without the ads whose removal has begun in the meantime.
+        present = state.present & self._acknowledged.get(version, Acknowledged)().present
         other_ads = {
             ad
             for version, acknowledged in known.items()
             if version != answer.bundle_version
             for ad in acknowledged.present | acknowledged.absent
         }
-        lost = (state.present & set(ids)) - found | state.absent & found
-        version = answer.bundle_version
+        lost = (present & set(ids)) - found | state.absent & found
         if found & other_ads:
             self._count("mixed", problem=f"mixed: release {version} has {found & other_ads}")
         if lost:
