@@ -3,7 +3,8 @@
 Each script runs as `python scripts/NAME.py FLAGS` would, but in a fork of the process that runs
 this file, which has imported the slow modules and used none of them. Each line of the standard
 input is a command line as JSON, [script, flag, …]; the reply is a line of JSON, [exit status,
-standard output, standard error].
+standard output, standard error]. The fresh processes of all benchmarks are forks of one forkserver
+of `multiprocessing`, which imports TensorFlow once more.
 """
 
 import gc
@@ -15,6 +16,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from multiprocessing import forkserver
 
 from repository import SCRIPTS
 
@@ -35,6 +37,8 @@ def run(command: list[str], out: int, err: int) -> int:
     os.dup2(out, 1)
     os.dup2(err, 2)
     signal.alarm(SECONDS)
+    # The forkserver is running. A fork cannot check it, because it is a child of the parent.
+    forkserver._forkserver.ensure_running = lambda: None
     # As in tests/conftest.py: graph optimization and lessons would take most of the time.
     lessons.give(lessons.FEW)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -67,14 +71,21 @@ def main() -> None:
     # Forks do not collect garbage among the objects that they share.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    # Processes of the forkserver print to standard error, not between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    forkserver.set_forkserver_preload(["tfrec", "serving.export", "serving.operations"])
     for line in sys.stdin:
+        command = json.loads(line)
+        if command[0].startswith("benchmarks/"):
+            forkserver.ensure_running()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            status = run(json.loads(line), out.fileno(), err.fileno())
+            status = run(command, out.fileno(), err.fileno())
             texts = []
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode())
-        print(json.dumps([status, *texts]), flush=True)
+        print(json.dumps([status, *texts]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
