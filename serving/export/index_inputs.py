@@ -18,21 +18,21 @@ def embeddings_from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np
     Raises:
         ValueError: A file does not contain such an array.
     """
-    ads, query_vectors = (_load(path) for path in (embeddings, queries))
-    for path, array in ((embeddings, ads), (queries, query_vectors)):
-        if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != ads.shape[-1]:
-            raise ValueError(
-                f"{path} holds {array.dtype} {list(array.shape)}; expected floats "
-                f"[rows, {ads.shape[-1]}]. Save the outputs of the towers with numpy.save."
-            )
-    return ads, query_vectors
+    ads = _load(embeddings, None)
+    return ads, _load(queries, ads.shape[1])
 
 
-def _load(path: str) -> np.ndarray:
+def _load(path: str, dimension: int | None) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
         raise ValueError(f"{path}: expected an array of numpy.save (.npy), got {error}.") from error
+    if array.ndim != 2 or array.dtype.kind != "f" or dimension not in (None, array.shape[1]):
+        raise ValueError(
+            f"{path} holds {array.dtype} {list(array.shape)}; expected floats "
+            f"[rows, {dimension or 'dimensions'}]. Save the outputs of the towers with numpy.save."
+        )
+    return array
 
 
 def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.RetrievalModel]:

@@ -1,7 +1,7 @@
 """The ad index of a release: search, encoded ad features and display fields.
 
     index.faiss         METRIC_INNER_PRODUCT; the label of an ad is its catalog row;
-                        partly memory-mapped (see `read_index`). Not there if the manifest names
+                        partly memory-mapped (see `read_index`). Absent if the manifest names
                         another backend, whose primary key is the catalog row
     ad_features.npy     int32 [N, F], memory-mapped and shared between processes
     sample_queries.npy  float32 [Q, D], optional, to measure recall while serving
@@ -179,7 +179,7 @@ def build_index(
 
 
 def drop_index(entry: Mapping[str, Any]) -> None:
-    """Removes the parts of a release's index that are outside of the bundle.
+    """Removes the parts of a release's index that are outside the bundle.
 
     Args:
         entry: `index` of the manifest.
@@ -206,7 +206,7 @@ def file_of_one_process(entry: Mapping[str, Any]) -> str | None:
 def _indices(rows: np.ndarray) -> pa.Array:
     """Returns rows [C] as indices for `take`.
 
-    `pa.array` would import pandas, for which the first request of a process would wait.
+    `pa.array` would import pandas, which would delay the first request of a process.
     """
     indices = np.ascontiguousarray(rows, np.int64)
     return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(indices)])
@@ -346,7 +346,7 @@ class AdIndex:
     def listed(self, rows: np.ndarray) -> list[ListedAd]:
         """Returns the ads at catalog rows [C].
 
-        A single take: row by row takes four times as long.
+        One `take` for all rows is four times as fast as one for each.
         """
         return listed_ads(self._shown.take(_indices(rows)))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import faiss
 import numpy as np
 
-# Ads that are compared at once, so that memory-mapped embeddings are never in memory as a whole.
+# Number of ads compared at once; memory-mapped embeddings are read in pieces of this size.
 _ADS_AT_ONCE = 65_536
 
 
@@ -52,7 +52,7 @@ class BestRows:
 def best_of_lists(
     lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merges lists of one query, such as of slices, collections or hosts; ties by row.
+    """Merges the lists of one query, such as those of slices; ties by row.
 
     Args:
         lists: Scores [any] float32 and rows [any] int64 of each list.
@@ -68,8 +68,7 @@ def exact_rows(chunks: Iterable[np.ndarray], queries: np.ndarray, k: int) -> np.
     """Returns the rows of the k greatest inner products, descending: int64 [Q, min(k, N)].
 
     Args:
-        chunks: Ad embeddings in chunks [rows, D] float32. A part of one is in memory at a time, if
-            it is memory-mapped.
+        chunks: Ad embeddings in chunks [rows, D] float32; memory-mapped, they are read in pieces.
         queries: [Q, D] float32.
         k: Number of ads for each query.
     """

@@ -4,7 +4,7 @@ There are two methods. The number of eligible ads decides which is cheaper:
 
     exact    gathers the vectors of the eligible ads into a flat index, which is cached for
              queries with the same filter, and searches it exhaustively
-    index    searches the index with a selector, and more widely if fewer ads are eligible
+    index    searches the index with a selector, more widely the fewer ads are eligible
 
 Shapes: B queries, N ads, D embedding size, E eligible ads.
 """
@@ -30,7 +30,7 @@ _USES_TO_GATHER = 3
 # Gathering up to this number of ads takes only milliseconds.
 _ALWAYS_EXACT = 20_000
 _MAX_KEPT_BYTES = 128_000_000
-# `Eligibility` remembers as many filters; a row set of another filter is not used again.
+# As many as `Eligibility` caches; the row set of any other filter is not used again.
 _MAX_KEPT = 128
 
 
@@ -56,7 +56,7 @@ class FilteredSearch:
             refined = refinement.Refinement(index)
         self._refined = refined
         if always_exact is None:
-            # A flat index is exact in any case, and faster than gathering most of its ads.
+            # A flat index is always exact, and faster than gathering most of its ads.
             always_exact = 0 if isinstance(index, faiss.IndexFlat) else _ALWAYS_EXACT
         self._always_exact = always_exact
         self._ivf = faiss.try_extract_index_ivf(index)
@@ -214,6 +214,6 @@ def _storage(index: Any) -> Any:
 
 
 def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:
-    """Returns the width of an HNSW search, scaled by N / E because few of its ads are eligible."""
+    """Returns the width of an HNSW search, scaled by N / E because not all its ads are eligible."""
     width = max(k, index.hnsw.efSearch) * eligible.num_rows / eligible.count
     return min(math.ceil(width), index.ntotal)

@@ -2,8 +2,8 @@
 
 Shapes: N ads, D embedding size.
 
-References: Dhillon and Modha 2001 (spherical k-means: centroids of unit length, so that an inner
-product with a cell's centroid says how near the cell is and not how tight it is).
+References: Dhillon and Modha 2001 (spherical k-means: with centroids of unit length, the inner
+product with a centroid depends on how near the cell is, not on how dense it is).
 """
 
 import contextlib
@@ -17,14 +17,14 @@ import numpy as np
 from serving import errors
 from serving.index import ivfpq, kinds, own_kind
 
-# With fewer ads, threads gain nothing, and are slow on a busy machine.
+# With fewer ads, threads save no time, and are slow on a busy machine.
 _MIN_ADS_FOR_THREADS = 20_000
 _ITERATIONS = 10
 # Larger samples do not improve scalar quantizers and codebooks.
 _MIN_SAMPLE = 65_536
-# Vectors that a try adds, and that are representative queries of it.
+# Number of vectors that `try_kind` adds, and of those among them that serve as queries.
 _NUM_TRIED, _NUM_TRIED_QUERIES = 1_000, 64
-# Memory-mapped embeddings are never in memory as a whole.
+# Memory-mapped embeddings are read in pieces of this size.
 _ADDED_AT_ONCE = 65_536
 
 
@@ -47,8 +47,8 @@ def build(
     Args:
         embeddings: [N, D] float32, finite.
         config: Kind and parameters.
-        queries: [Q, D] float32, representative query embeddings, by which IVFPQ weights the
-            directions of its space. None uses no weights.
+        queries: [Q, D] float32, representative query embeddings, from which IVFPQ computes the
+            weights of directions. None uses no weights.
 
     Returns:
         The index, its kind, and its build parameters.
@@ -67,12 +67,12 @@ def build(
 
 
 def try_kind(config: kinds.IndexConfig, num_ads: int, dimension: int) -> None:
-    """Builds a small index of a custom kind, so that long work does not end in an error.
+    """Builds a small index of a custom kind, to find errors before long work.
 
-    The vectors are random ones of length one, as many as the training of N ads takes.
+    It trains with random unit vectors, as many as for N ads.
 
     Args:
-        config: Kind and parameters. Our kinds are not tried.
+        config: Kind and parameters. Built-in kinds are not tried.
         num_ads: Number of ads N that will be added.
         dimension: Embedding size D.
 
@@ -206,7 +206,7 @@ def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
     Raises:
         AdIndexError: An embedding is not finite.
     """
-    # isfinite of the whole array would need a byte per number, 1 GB for 4 million ads.
+    # isfinite of the whole array takes a byte per number, 1 GB for 4 million ads.
     if np.isfinite(embeddings.sum(dtype=np.float64)):
         return
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))

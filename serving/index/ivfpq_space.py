@@ -8,7 +8,7 @@ matrices are applied in this order:
                inner product with a query if a vector has the error e. Queries of a trained tower
                often lie in few directions, and cells need to separate ads only in these: a quarter
                of the probed cells then gives the same recall. If queries are distributed like the
-               ads, weights do harm, so they are tested on a sample first.
+               ads, weights reduce recall, so they are tested on a sample first.
     rotation   Rotates the residuals to distribute their variance evenly over the codes (OPQ).
 
 Shapes: N ads, Q queries, D embedding size, C cells.
@@ -27,7 +27,7 @@ from serving.index import exact_search, kinds
 # Weight of directions without queries, relative to the mean of all directions.
 _RIDGE = 3.0
 _BITS = 4
-# Iterations of OPQ, each with one of k-means, and the number of ads in its sample.
+# Number of iterations of OPQ, each with one of k-means, and of ads in its sample.
 _ROTATIONS, _ROTATION_SAMPLE = 50, 16_384
 # Test of the weights: number of ads, k, number of cells, and share of the cells to probe.
 _TRIAL_ADS, _TRIAL_K, _TRIAL_CELLS, _TRIAL_PROBED = 65_536, 50, 512, 1 / 32
@@ -48,11 +48,11 @@ def weights(ads: np.ndarray, queries: np.ndarray | None, clustering: Any) -> np.
         return None
     ads = ads[:: -(-len(ads) // _TRIAL_ADS)]
     wanted = exact_search.exact_rows([ads], queries[1::2], _TRIAL_K)
-    tried = weighted(queries[::2])
-    plain, with_weights = (
-        _probed_recall(ads, queries[1::2], wanted, matrix, clustering) for matrix in (None, tried)
+    without_weights, with_weights = (
+        _probed_recall(ads, queries[1::2], wanted, matrix, clustering)
+        for matrix in (None, weighted(queries[::2]))
     )
-    return weighted(queries) if with_weights > plain else None
+    return weighted(queries) if with_weights > without_weights else None
 
 
 def weighted(queries: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def rotation(ads: np.ndarray, centroids: np.ndarray, num_codes: int) -> np.ndarr
         quantizer.train(rotated)
         quantizer.cp.niter, quantizer.train_type = 1, faiss.ProductQuantizer.Train_hot_start
         coded = quantizer.decode(quantizer.compute_codes(rotated))
-        # The rotation that brings the residuals closest to what is coded (Procrustes).
+        # The rotation that brings the residuals closest to their codes (orthogonal Procrustes).
         left, _, right = np.linalg.svd(coded.T @ residuals)
         matrix = left @ right
     return matrix

@@ -98,7 +98,7 @@ def _accept(found: Any) -> IndexKind | None:
     return found if isinstance(found, IndexKind) else None
 
 
-# Our kinds are built by the functions of this room, and are not looked up.
+# Built-in kinds are listed only to reserve their names.
 INDEX_KINDS: plugins.Registry[IndexKind] = plugins.Registry(
     "index kind",
     "tfrec.index_kinds",
@@ -120,9 +120,9 @@ def call_own(kind: str, method: str, *arguments: Any) -> Any:
     except Exception as error:
         # The first frame is this function's, the second the method's.
         frames = traceback.extract_tb(error.__traceback__)[1:2]
-        place = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in frames)
+        where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in frames)
         raise ValueError(
-            f"index kind {kind!r}: `{method}` failed with {type(error).__name__}: {error}{place}. "
+            f"index kind {kind!r}: `{method}` failed with {type(error).__name__}: {error}{where}. "
             "Correct the class."
         ) from error
 

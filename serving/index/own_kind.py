@@ -1,4 +1,4 @@
-"""Checks the index that a custom kind makes, and names the kind in each error.
+"""Creates, trains and checks the index of a custom kind; errors name the kind.
 
 Shapes: Q queries, D embedding size.
 """
@@ -12,7 +12,7 @@ from serving.index import filtered_search, kinds
 from serving.index.filters import row_set
 
 _NUM_FOUND = 10
-# Ads of the checked searches that compare all ads, or gather the eligible ones.
+# Maximum number of ads in searches that compare all ads, or gather the eligible ones.
 _NUM_COMPARED = 1_000
 
 
@@ -62,7 +62,7 @@ def _cells(index: Any) -> Any:
 
 
 def train(kind: str, index: Any, embeddings: np.ndarray, queries: np.ndarray | None) -> None:
-    """Trains an index with the kind's `train`; the arguments are the same as for `IndexKind.train`.
+    """Trains an index with the kind's `train`; see `IndexKind.train` for the arguments.
 
     Raises:
         ValueError: `train` failed, did not train the index or added ads to it.
@@ -81,7 +81,7 @@ def train(kind: str, index: Any, embeddings: np.ndarray, queries: np.ndarray | N
 
 
 def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarray) -> None:
-    """Checks that a filled index finds the best of some ads for queries [Q, D], as filters need it.
+    """Checks that filtered searches of a filled index work, with queries [Q, D].
 
     Raises:
         ValueError: The index does not accept a selector of eligible ads, returns no vectors of
@@ -104,23 +104,23 @@ def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarr
 
 
 def _filtered_rows(index: Any, queries: np.ndarray) -> list[np.ndarray]:
-    """Returns the rows that each way to search found, which serving chooses from."""
+    """Returns the rows found by each method that serving may choose for a search."""
     total = index.ntotal
     half = row_set.RowSet.from_rows(np.arange(0, total, 2), total)
     some = row_set.RowSet.from_rows(np.arange(0, total, 2)[:_NUM_COMPARED], total)
     ivf = _cells(index)
     map_type = None if ivf is None else ivf.direct_map.type
-    # Few eligible ads are otherwise searched without the index.
-    selecting = filtered_search.FilteredSearch(index, always_exact=0)
-    searched = filtered_search.FilteredSearch(index)
+    # By default, few eligible ads are searched without the index.
+    with_selector = filtered_search.FilteredSearch(index, always_exact=0)
+    gathering = filtered_search.FilteredSearch(index)
     try:
         return [
-            selecting.search(queries, _NUM_FOUND, half)[1],
-            searched.search(queries, _NUM_FOUND, some)[1],
-            searched.exhaustive(queries, some.count, some)[1],
-            searched.exhaustive(queries, min(total, _NUM_COMPARED), row_set.RowSet.full(total))[1],
+            with_selector.search(queries, _NUM_FOUND, half)[1],
+            gathering.search(queries, _NUM_FOUND, some)[1],
+            gathering.exhaustive(queries, some.count, some)[1],
+            gathering.exhaustive(queries, min(total, _NUM_COMPARED), row_set.RowSet.full(total))[1],
         ]
     finally:
         if ivf is not None:
-            # Gathering ads maps them to cells; the file of the index does not need it.
+            # Gathering adds a map from ads to cells, which the index file does not need.
             ivf.set_direct_map_type(map_type)

@@ -19,12 +19,12 @@ from serving.index import ivfpq
 
 _SQ = faiss.ScalarQuantizer
 # uint16 has the bits of bfloat16.
-_KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16}
+_DTYPES = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16}
 # Blocks of 0.5 MB fit into the L2 cache, and are too small for OpenBLAS to start threads, which
 # would wait for each other for milliseconds if a core is busy.
 _BLOCK_FLOATS = 2**17
 # A k_factor tuned for k of a few hundred is too small for k = 10, because codes rank some of the
-# best ten ads far behind.
+# best ten ads low.
 _MIN_CANDIDATES = 500
 
 
@@ -44,7 +44,7 @@ class Refinement:
         self.ivf, self._query_matrix = ivfpq.first_stage(index)
         storage = faiss.downcast_index(index.refine_index)
         is_flat = isinstance(storage, faiss.IndexFlat)
-        self._kind: Any = np.float32 if is_flat else _KINDS[storage.sq.qtype]
+        self._dtype: Any = np.float32 if is_flat else _DTYPES[storage.sq.qtype]
         self._codes = codes(storage)
         self._dimension = storage.d
         self._scale, self._offset = _scale_and_offset(storage)
@@ -71,9 +71,9 @@ class Refinement:
         rows = np.full((len(queries), k), -1, np.int64)
         for b, query in enumerate(queries):
             found = candidates[b] if candidates[b, -1] >= 0 else candidates[b][candidates[b] >= 0]
-            again = self.scores(query, found)
-            best = _best(again, k)
-            scores[b, : len(best)], rows[b, : len(best)] = again[best], found[best]
+            rescored = self.scores(query, found)
+            best = _best(rescored, k)
+            scores[b, : len(best)], rows[b, : len(best)] = rescored[best], found[best]
         return scores, rows
 
     def num_candidates(self, k: int) -> int:
@@ -86,13 +86,13 @@ class Refinement:
         # q·(offset + scale ∘ code) = q·offset + (q ∘ scale)·code
         weights = query if self._scale is None else query * self._scale
         scores = np.empty(len(rows), np.float32)
-        gathered, widened = self._block()
+        gathered, widened = self._thread_buffers()
         for start in range(0, len(rows), len(gathered)):
             block = rows[start : start + len(gathered)]
             vectors = gathered[: len(block)]
             # Rows come from the index, and "clip" avoids a range check and a copy.
             np.take(self._codes, block, axis=0, out=vectors, mode="clip")
-            vectors = vectors.view(self._kind)
+            vectors = vectors.view(self._dtype)
             if vectors.dtype == np.uint16:
                 vectors = _widen_bfloat16(vectors, widened[: len(block)])
             elif vectors.dtype != np.float32:
@@ -101,8 +101,8 @@ class Refinement:
             np.dot(vectors, weights, out=scores[start : start + len(block)])
         return scores if self._offset is None else scores + query @ self._offset
 
-    def _block(self) -> tuple[np.ndarray, np.ndarray]:
-        # Reused within a thread, because new memory costs a page fault every 4 KB.
+    def _thread_buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        # Reused, because new memory costs a page fault every 4 KB.
         if not hasattr(self._buffers, "gathered"):
             rows = max(1, _BLOCK_FLOATS // self._dimension)
             self._buffers.gathered = np.empty((rows, self._codes.shape[1]), np.uint8)
@@ -121,7 +121,7 @@ def codes(storage: Any) -> np.ndarray:
 
 
 def _scale_and_offset(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns scale and offset [D] of 8-bit codes; None for other kinds."""
+    """Returns scale and offset [D] of 8-bit codes; None for other types."""
     if isinstance(storage, faiss.IndexFlat) or storage.sq.qtype != _SQ.QT_8bit:
         return None, None
     minimum, width = faiss.vector_to_array(storage.sq.trained).reshape(2, storage.d)
@@ -132,7 +132,7 @@ def _scale_and_offset(storage: Any) -> tuple[np.ndarray | None, np.ndarray | Non
 def _widen_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Converts bits of bfloat16 [R, D] uint16 to `out` [R, D] float32.
 
-    The bits are the upper half of a float32, which takes a tenth of the time of float16 in NumPy.
+    The bits are the upper half of a float32. NumPy takes ten times as long to convert float16.
     """
     wide = out.view(np.uint32)
     np.copyto(wide, bits)

@@ -16,8 +16,8 @@ from serving.index.filters import eligibility, row_set
 
 INDEX_FILE = "index.faiss"
 
-# faiss's fast-scan search cell by cell, 10 % faster than the default for single queries, and
-# slower for batches.
+# faiss's `implem` for fast-scan search cell by cell, which is 10 % faster than the default for
+# single queries, and slower for batches.
 _CELL_BY_CELL = 11
 
 
@@ -31,7 +31,7 @@ class Searcher:
         kind: Name of the kind, which is the structure unless it is a custom kind.
         num_threads: Number of OpenMP threads per search. One is best for single queries: starting
             threads costs more than they save, and requests already run in parallel.
-        refinement: Rescores the best codes; None: the index does not.
+        refinement: Rescores the best codes; None if the index does not rescore.
     """
 
     def __init__(self, index: Any, num_threads: int = 1, kind: str | None = None) -> None:
@@ -170,7 +170,7 @@ class Searcher:
         return self.index.search(queries, k)
 
     def _search_wider(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        # The probed cells contained fewer than k ads, or the graph search reached fewer.
+        # The probed cells contain fewer than k ads, or the graph search reached fewer.
         num_lists = 0 if self._ivf is None else self._ivf.nlist
         num_probes = 0 if self._ivf is None else self._ivf.nprobe
         while num_probes < num_lists:

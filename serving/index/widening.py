@@ -12,7 +12,7 @@ from serving.index import exact_search, search
 from serving.index.milvus import milvus_index
 from serving.index.tuning import index_recall
 
-# If the codes need more than this, rescoring more candidates does not pay.
+# Above this, rescoring more candidates costs more than it gains.
 _MAX_REFINE_FACTOR = 16.0
 
 

@@ -1,4 +1,4 @@
-"""Ads that training never showed are found by their titles and vectors, and live ads by a title."""
+"""Ads without training rows are found by titles and vectors, and live ads by titles alone."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def release(world, retrieval_config, ranker_config, tmp_path_factory):
     source = convert.Source(log, world.schema("both"), "tabular", ads_path=ads)
     convert.convert(source, directory / "data")
     with pytest.MonkeyPatch.context() as patched:
-        lessons.give(lessons.USUAL, patched.setattr)  # With few, not every seed finds enough.
+        lessons.give(lessons.USUAL, patched.setattr)  # `FEW` would not find enough with every seed.
         stages = tfrec.train(
             reader.DataSet(directory / "data"),
             directory / "work",
@@ -50,33 +50,27 @@ def queries(world):
 
 
 def found(release, queries):
-    """Numbers of the K ads [Q, K] that the release retrieves."""
-    fields = release.manifest.query_fields
+    """Returns the numbers [Q, K] of the ads that the release retrieves."""
     rows = [
-        {field["name"]: getattr(queries, field["name"])[i] for field in fields}
-        for i in range(len(queries.user))
-    ]
-    checked = [
         {
-            "user": f"u{row['user']}".encode(),
-            "search": row["search"].encode(),
-            "taste": np.asarray(row["taste"], np.float32),
+            "user": f"u{user}".encode(),
+            "search": search.encode(),
+            "taste": np.asarray(taste, np.float32),
         }
-        for row in rows
+        for user, search, taste in zip(queries.user, queries.search, queries.taste, strict=True)
     ]
     tower = release.query_tower
-    _, ads = release.ad_index.search(tower.embed(tower.columns(checked)), K)
+    _, ads = release.ad_index.search(tower.embed(tower.columns(rows)), K)
     return np.array([[int(ad[1:]) for ad in release.ad_index.ad_ids(own)] for own in ads])
 
 
-def test_never_shown_ads_are_among_the_found_ones_as_often_as_others(world, release, queries):
+def test_ads_that_were_never_shown_are_found_too(world, release, queries):
     ads = found(release, queries)
     truth = world.click_probability(queries)
-    # The truth has a quarter of never shown ads among its best, and so should the release.
     best = np.argsort(-truth, axis=1)[:, :K]
     wanted = [set(own[~world.is_shown[own]]) for own in best]
     recall = np.mean([len(w & set(a)) / len(w) for w, a in zip(wanted, ads, strict=True) if w])
-    # By chance a tenth: K of 200 ads.
+    # Chance is a tenth: K of 200 ads.
     assert recall > 0.25
 
 

@@ -1,4 +1,4 @@
-"""Models that tfrec did not train, published by the commands and examples of the documents."""
+"""Models that tfrec did not train are published with the commands and examples in the docs."""
 
 import contextlib
 import pathlib
@@ -75,7 +75,7 @@ def test_the_page_publishes_keras_models_by_command_and_in_python(call):
 
 
 @pytest.mark.usefixtures("here")
-def test_doctor_says_that_the_release_has_no_training_data(call):
+def test_doctor_reports_that_the_release_has_no_training_data(call):
     exec(blocks("python")[1], {})
     command = ["doctor", "--bundle=bundles", "--model_server=", "--service="]
     printed = call(command)
@@ -140,7 +140,7 @@ def workdir(data_set, trained, tmp_path):
 
 
 @pytest.mark.trains
-def test_trees_of_lightgbm_are_served_behind_the_towers(workdir, data_set, script, monkeypatch):
+def test_lightgbm_trees_are_served_after_the_towers(workdir, data_set, script, monkeypatch):
     pytest.importorskip("lightgbm")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = script("lightgbm_ranker")

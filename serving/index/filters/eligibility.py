@@ -2,7 +2,7 @@
 
 Filters come from `requests.FilterFields.check`. Each condition is looked up in the inverted index
 of its field, and the row sets are intersected. Recently used filters are cached, because requests
-of a publisher or country often share them.
+from a publisher or country often share them.
 
 Shapes: N ads.
 """

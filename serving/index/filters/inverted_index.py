@@ -2,7 +2,7 @@
 
 It is built from a column of `ads.arrow` when a filter first uses the field. With a million ads, a
 field takes 4 MB, plus 12 bytes for each distinct string, or 8 MB for a numeric field. Bitmaps of
-frequent values are cached, and are never larger than the list of rows.
+frequent values are cached, and are never larger than the list of their rows.
 
 Shapes: N ads, V distinct values.
 """

@@ -14,7 +14,7 @@ from serving import errors
 
 URI_VARIABLE, TOKEN_VARIABLE = "TFREC_MILVUS_URI", "TFREC_MILVUS_TOKEN"
 CONNECT_SECONDS, CALL_SECONDS = 10.0, 60.0
-# A message may have 64 MB.
+# Milvus accepts messages of up to 64 MB.
 BYTES_PER_CALL = 16_000_000
 _until: contextvars.ContextVar[float] = contextvars.ContextVar("until", default=math.inf)
 
@@ -36,7 +36,7 @@ def connect(uri: str) -> Any:
             f"An index in Milvus needs {error.name}, which is not installed. Install the extra "
             "'milvus': pip install -c constraints.txt -e '.[milvus]'"
         ) from error
-    # It logs the stack trace of every error that it raises.
+    # pymilvus logs the stack trace of every error that it raises.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {
         "uri": address_of(uri),
@@ -48,13 +48,13 @@ def connect(uri: str) -> Any:
     try:
         return pymilvus.MilvusClient(**options)
     except pymilvus.MilvusException:
-        # A channel that its server has closed for idleness connects at the second attempt.
+        # A channel that the server has closed because it was idle connects on the second attempt.
         with calls(uri, "it cannot be reached"):
             return pymilvus.MilvusClient(**options)
 
 
 class _CauseFilter(logging.Filter):
-    """Keeps the error that milvus-lite only logs, in place of the log."""
+    """Keeps the error that milvus-lite only logs, and suppresses the log record."""
 
     error: BaseException | None = None
 
@@ -69,7 +69,7 @@ def _open_file(options: dict[str, Any]) -> Any:
     """Returns the client of a milvus-lite file, whose server runs in this process."""
     import pymilvus
 
-    # It lacks a call that `pymilvus` does without.
+    # It would log that milvus-lite lacks a call, which `pymilvus` does not need.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     cause, logger = _CauseFilter(), logging.getLogger("milvus_lite.server_manager")
     logger.addFilter(cause)
@@ -90,7 +90,7 @@ def _open_file(options: dict[str, Any]) -> Any:
 
 
 def address_of(uri: str) -> str:
-    """Returns the address to connect to for an address in a manifest."""
+    """Returns the address to connect to, given the address in a manifest."""
     return os.environ.get(URI_VARIABLE) or uri
 
 
@@ -100,13 +100,13 @@ def is_file(uri: str) -> bool:
 
 
 def portable(uri: str) -> str:
-    """Returns the path of a milvus-lite file as an absolute one."""
+    """Returns an address in which the path of a milvus-lite file is absolute."""
     return str(pathlib.Path(uri).absolute()) if is_file(uri) else uri
 
 
 @contextlib.contextmanager
 def limited(timeout_seconds: float | None) -> Iterator[None]:
-    """Limits the time of the calls in a `with` block together; None: each has `CALL_SECONDS`."""
+    """Limits the total time of the calls in a `with` block; None gives each `CALL_SECONDS`."""
     token = _until.set(math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds)
     try:
         yield
@@ -115,7 +115,7 @@ def limited(timeout_seconds: float | None) -> Iterator[None]:
 
 
 def remaining() -> float:
-    """Returns the time for the next call in seconds.
+    """Returns the timeout of the next call in seconds.
 
     Raises:
         IndexUnavailableError: The time of the `limited` block is over.
@@ -134,7 +134,7 @@ def calls(uri: str, what: str) -> Iterator[None]:
     """Converts errors of `pymilvus` in a `with` block.
 
     Args:
-        uri: Address of the manifest.
+        uri: Address in the manifest.
         what: Description of the failure, for the error.
 
     Raises:

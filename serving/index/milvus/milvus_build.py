@@ -26,10 +26,9 @@ from tfrecords import files, terminal
 _logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-# A build that gets no further for so long has stopped: its server has no room, or lost a node.
+# A build without progress for this long is stuck: its server is out of space, or lost a node.
 _STALLED_SECONDS = 1800.0
-# Open candidates while the graph is built: more than faiss's 40, since the build is not ours to
-# repeat with a wider search.
+# efConstruction of HNSW. It is wider than faiss's 40.
 _BUILD_WIDTH = 200
 
 
@@ -45,7 +44,7 @@ def build(
         embeddings: [N, D] float32; read in pieces.
         ads: N rows of the fields that filters may name.
         config: Kind, parameters and address.
-        resume_file: Notes the collection and the ads it has; None: no notes.
+        resume_file: See `build_index`.
 
     Returns:
         The index, and its build parameters.
@@ -69,7 +68,7 @@ def build(
 
 
 class _Notes:
-    """The collection of a build and the number of ads it has, in a file that outlives a kill."""
+    """The collection of a build and the number of ads in it, in a file that survives a kill."""
 
     def __init__(self, path: pathlib.Path | None, uri: str) -> None:
         self._path = path
@@ -94,10 +93,10 @@ def _read_notes(path: pathlib.Path | None) -> dict[str, Any]:
 
 
 def drop_unfinished(path: pathlib.Path | None) -> None:
-    """Drops the collection of a build that was never finished; a failure is only logged.
+    """Drops the collection of an unfinished build; a failure is only logged.
 
     Args:
-        path: `resume_file` of `build_index`. None or missing: nothing to resume.
+        path: `resume_file` of `build_index`. None or a missing file: does nothing.
     """
     notes = _read_notes(path)
     if notes:
@@ -108,7 +107,7 @@ def drop_unfinished(path: pathlib.Path | None) -> None:
 
 
 def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -> str:
-    """Returns a collection with all ads; resumes one that a killed export left."""
+    """Returns a collection with all ads; resumes the one of a killed export."""
     size = max(
         connection.BYTES_PER_CALL // (4 * embeddings.shape[1] + 64 * (1 + ads.num_columns)), 1
     )
@@ -118,13 +117,13 @@ def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -
         notes.write(collection, 0)
         _create(client, collection, embeddings.shape[1], ads)
     elif notes.added < len(embeddings):
-        # The rows that were being added when the process was killed.
+        # The process was killed while these rows were being added.
         client.delete(collection, ids=list(range(notes.added, notes.added + size)))
     starts = range(notes.added, len(embeddings), size)
     for first in terminal.with_progress(starts, "adding ads to Milvus", "calls"):
         client.insert(collection, _entities(first, embeddings[first : first + size], ads))
         notes.write(collection, min(first + size, len(embeddings)))
-    # Until then, searches use an interim index that misses half of the ads.
+    # Before a flush, searches use an interim index that misses half of the ads.
     client.flush(collection)
     return collection
 
@@ -177,9 +176,9 @@ def _structure(config: IndexConfig, num_ads: int) -> tuple[str, dict[str, Any]]:
 def _make_index(
     client: Any, collection: str, kind: str, parameters: Mapping[str, Any], num_ads: int
 ) -> None:
-    """Builds the index, and returns when all ads are in it."""
+    """Builds the index, and waits until it contains all ads."""
     if client.list_indexes(collection):
-        # Left by an export that was killed while Milvus built it, maybe with other parameters.
+        # From an export that was killed while Milvus built it, maybe with other parameters.
         client.release_collection(collection)
         client.drop_index(collection, "embedding")
     index_params = client.prepare_index_params()
@@ -187,7 +186,7 @@ def _make_index(
         "embedding", index_type=kind.upper(), metric_type="IP", params=dict(parameters)
     )
     client.create_index(collection, index_params)
-    most, until = -1, 0.0
+    max_indexed, until = -1, 0.0
     while True:
         state = client.describe_index(collection, "embedding")
         if state.get("state") == "Failed":
@@ -198,8 +197,8 @@ def _make_index(
         indexed = int(state.get("indexed_rows", 0))
         if not int(state.get("pending_index_rows", 0)) and indexed >= num_ads:
             break
-        if indexed > most:
-            most, until = indexed, time.monotonic() + _STALLED_SECONDS
+        if indexed > max_indexed:
+            max_indexed, until = indexed, time.monotonic() + _STALLED_SECONDS
         elif time.monotonic() >= until:
             raise errors.IndexUnavailableError(
                 f"Milvus has indexed {indexed:,} of {num_ads:,} ads of {collection}, and none "
@@ -211,7 +210,7 @@ def _make_index(
 
 
 def drop(entry: Mapping[str, Any]) -> None:
-    """Drops the collection that a manifest names, if it is there.
+    """Drops the collection that a manifest names, if it exists.
 
     Raises:
         IndexUnavailableError: Milvus does not answer.

@@ -4,8 +4,8 @@
     categorical_list    ARRAY of INT64 codes; empty: missing
     numeric             DOUBLE; `_MISSING`: missing
 
-A code is a 64-bit hash of a string. So an expression consists only of our field names and numbers:
-it never contains a value of a request. Two of a million values have the same code with a
+A code is a 64-bit hash of a string. So an expression has only generated field names and numbers,
+and never contains a value from a request. Two of a million values have the same code with a
 probability of 3e-8.
 
 Shapes: N ads.
@@ -36,7 +36,7 @@ class MilvusCondition:
 
     Attributes:
         expression: Boolean expression over the collection; empty: all ads.
-        field_expression: The part of it that names ad fields, which requests share.
+        field_expression: The part of it on ad fields, which many requests share.
         count_of: Counts the ads that match an expression.
         rows: Rows that may be returned; None: all.
     """
@@ -52,7 +52,7 @@ class MilvusCondition:
 
     @functools.cached_property
     def count(self) -> int:
-        """Number of ads, without regard to `rows`."""
+        """Number of ads that match the expression, ignoring `rows`."""
         return self.count_of(self.expression)
 
 
@@ -68,12 +68,12 @@ def name_of(position: int) -> str:
 
 
 def encoded(column: pa.ChunkedArray) -> list[Any]:
-    """Returns the values [N] of a column as the collection has them."""
+    """Returns the values [N] of a column as stored in the collection."""
     array = column.combine_chunks()
     kind = eligibility.kind_of(array.type)
     if kind == "numeric":
         numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        # -infinity is a value, and `_MISSING` is not.
+        # -infinity is a value, and must differ from `_MISSING`.
         finite = np.clip(numbers, np.nextafter(_MISSING, 0), _LARGEST)
         return np.where(np.isnan(numbers), _MISSING, finite).tolist()
     if kind == "categorical_list":
@@ -124,7 +124,7 @@ def _joined(clauses: Iterable[str]) -> str:
 
 
 def _clauses(condition: requests.Condition, kind: str, name: str) -> Iterable[str]:
-    """Yields the expressions of a condition's parts; a missing value meets only `none_of`."""
+    """Yields an expression for each part of a condition; a missing value meets only `none_of`."""
     number = kind == "numeric"
     listed = kind == "categorical_list"
     contains = "array_contains_any({}, {{}})" if listed else "{} in {{}}"
@@ -145,7 +145,7 @@ def _clauses(condition: requests.Condition, kind: str, name: str) -> Iterable[st
 
 
 def _among(values: Sequence[float], form: str, is_any: bool) -> list[str]:
-    """Returns the expression over a list of numbers; an empty list leaves nothing, or all."""
+    """Returns the expression over a list of numbers; an empty list matches no ad, or all."""
     if values:
         return [form.format(f"[{', '.join(map(repr, values))}]")]
     return [NOTHING] if is_any else []

@@ -5,8 +5,8 @@
     embedding   FLOAT_VECTOR, inner products
     f0, f1, …   the ad fields that filters may name, see `milvus_fields`
 
-A collection belongs to one release and never changes after its export. So count and probes of the
-manifest stay true, releases N and N-1 are served together, and bounded consistency is exact.
+A collection belongs to one release and never changes after its export. So the count and probes in
+the manifest stay valid, releases N and N-1 are served together, and bounded consistency is exact.
 Features, ids and fields to show are files of the bundle, by row.
 
 `pymilvus` is imported on first use.
@@ -35,7 +35,7 @@ from serving.index.milvus import connection, milvus_fields
 # Milvus returns at most this number of entities to a search or a query.
 _MAX_RETURNED = 16_384
 MAX_WIDTH = 8192
-# Requests that are answered together are fewer; an export measures recall with hundreds.
+# More than the requests of a batch; an export measures recall with hundreds.
 _QUERIES_PER_CALL = 32
 NUM_PARTS = 64
 # Milvus 2.3.5 compares all eligible ads if they are less than 7 % of a segment. With more, a graph
@@ -127,10 +127,10 @@ class MilvusIndex:
         catalog.prepare_ids()
 
     def _count_once(self, expression: str) -> int:
-        """Counts as `count`, and remembers it: a collection does not change."""
+        """Returns `count`, cached: a collection does not change."""
         if not expression:
             return self.num_ads
-        # An expression may have 400 kB.
+        # An expression can have 400 kB.
         key = hashlib.blake2b(expression.encode(), digest_size=16).digest()
         with self._lock:
             known = self._counts.get(key)
@@ -151,9 +151,9 @@ class MilvusIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the ads with the greatest inner products; see `IndexBackend.search`.
 
-        Rows outside of `eligible.rows`, such as removed ads, are left out of a list that is as
-        much longer. If the server returns too few of the eligible ads, they are compared one by
-        one, so that a list is always complete.
+        Rows outside `eligible.rows`, such as removed ads, are dropped from longer lists. If the
+        server returns too few of the eligible ads, all of them are compared, so that a list is
+        always complete.
         """
         queries = backend.checked_queries(query_embeddings, k)
         condition = self._condition(eligible)
@@ -179,7 +179,7 @@ class MilvusIndex:
         return self._compare_all(queries, k, condition)
 
     def _slicings(self, condition: milvus_fields.MilvusCondition) -> tuple[int, ...]:
-        """Returns the numbers of slices to try, until a list is complete."""
+        """Returns the numbers of slices to try in turn, until all lists are complete."""
         if self.kind == "Flat" or not condition.field_expression:
             return (1,)
         count = self._count_once(condition.field_expression)
@@ -193,7 +193,7 @@ class MilvusIndex:
         condition: milvus_fields.MilvusCondition,
         slices: int,
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
-        """Returns the hits of Milvus for each query, and the k best of them that `rows` allows."""
+        """Returns the hits of Milvus for each query, and the k best of them in `condition.rows`."""
         longest = min(self.num_ads, _MAX_RETURNED)
         limit = min(k, longest)
         while True:
@@ -249,8 +249,8 @@ class MilvusIndex:
     def _width(self, limit: int, condition: milvus_fields.MilvusCondition) -> int:
         """Returns the width of a graph search.
 
-        Where a server compares all eligible ads, it does not matter. milvus-lite never does, so its
-        search is as wide as for the same number of eligible ads.
+        A server that compares all eligible ads ignores it. milvus-lite never does, so for few
+        eligible ads the search is widened to reach as many of them.
         """
         width = max(limit, self.search_width or 0)
         count = self._count_once(condition.field_expression)
@@ -318,8 +318,8 @@ class MilvusIndex:
                 rows = np.array([entity["row"] for entity in found], np.int64)
                 yield rows, np.array([entity["embedding"] for entity in found], np.float32)
 
-    def _call(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return connection.calls(self._uri, f"the collection {self.collection} cannot be {what}")
+    def _call(self, action: str) -> contextlib.AbstractContextManager[None]:
+        return connection.calls(self._uri, f"the collection {self.collection} cannot be {action}")
 
 
 def _among(

@@ -11,7 +11,7 @@ import numpy as np
 
 from serving.index import backend, exact_search, search
 
-# Queries that are searched before the clock starts, and that are timed in any case.
+# Number of queries that are searched before timing starts, and minimum number that are timed.
 _WARM_UP = 10
 _PASSES = 15
 
@@ -64,11 +64,11 @@ def time_alone(
         searcher: Index to search.
         queries: [Q, D] float32.
         k: Number of ads for each query.
-        max_seconds: Time after which no further query is measured, if some were.
+        max_seconds: Time limit. At least 10 queries are measured, or all if there are fewer.
         clock: Returns the time in seconds.
 
     Returns:
-        Latencies [passes, Q] in milliseconds; NaN after time ran out.
+        Latencies [passes, Q] in milliseconds; NaN after the time limit.
     """
     for query in queries[:_WARM_UP]:
         searcher.search(query[None], k)

@@ -1,6 +1,6 @@
 """Measures a built index with different search parameters.
 
-Trials are compared by their recall and their counted work. Times are measured of a few of them.
+Trials are compared by their recall and their counted work. Only a few are timed.
 
 Shapes: N ads, D embedding size, Q queries, k ads per query.
 """
@@ -20,9 +20,9 @@ from serving.index.tuning import index_recall, search_cost
 _PROBED = (1 / 64, 1 / 32, 5 / 128, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
 _REFINED = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _OPEN = (1, 2, 4, 8, 16)
-# Queries that are timed: with fewer, each is timed more often in the same time.
+# Maximum number of queries to time. With fewer, each is timed more often in the same time.
 _MAX_TIMED = 100
-# Smaller gains of recall do not count.
+# Smaller gains in recall do not count.
 _MIN_GAIN = 5e-4
 # Recall at which wider searches are not tried.
 _ENOUGH = 0.9985
@@ -41,9 +41,9 @@ class Trial:
         megabytes: Size of the saved index in MB (10^6 bytes).
         build_seconds: Time of training and adding, the same for all settings of an index.
         num_queries: Number of queries that `recall` was measured with.
-        p50_ms: Median latency of single queries on one thread; None: not timed. The latency of a
-            query is the median of several calls, which other processes hardly change.
-        p99_ms: 99th percentile of the latency; None: not timed.
+        p50_ms: Median latency of single queries on one thread; None if not timed. The latency of a
+            query is the median of several calls, so other processes hardly affect it.
+        p99_ms: 99th percentile of the latency; None if not timed.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Structure:
         else:
             num_lists = faiss.extract_index_ivf(self.searcher.index).nlist
             factors = _REFINED if kind == "IVFPQ" else (None,)
-            # Fewer cells would not contain enough ads, and the search would widen itself.
+            # Fewer cells would not contain enough ads, and the search would probe more of them.
             min_share = 2 * self.config.num_candidates / num_ads
             shares = [share for share in _PROBED if share > min_share] or [1.0]
             for num_probes in sorted({math.ceil(share * num_lists) for share in shares}):

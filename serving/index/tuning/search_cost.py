@@ -16,9 +16,9 @@ from serving.index import ivfpq, search
 _BYTES = 0.6
 # A 4-bit code per two dimensions, scanned in registers.
 _CODE = 0.12
-# A stored vector gathered by its row and scored again, with its share of selecting the best.
+# A stored vector gathered by its row and rescored, including its share of selecting the best.
 _RESCORED = 3.3
-# A vector that a graph leads to: it is seldom in a cache.
+# A vector that a graph search visits; it is seldom in a cache.
 _GRAPH = 5.0
 
 

@@ -1,4 +1,4 @@
-"""What a step of the pipeline is repeated for."""
+"""A changed source of a text encoder is noticed."""
 
 import dataclasses
 import importlib

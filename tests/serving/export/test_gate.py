@@ -36,22 +36,22 @@ def test_a_head_that_the_release_has_and_the_next_one_lacks_is_refused():
         "revenue: release 3 has this head and this one lacks it; check the revenue column of the "
         "log",
     )
-    # No ranker at all: both heads.
+    # Without a ranker, both heads are missing.
     assert len(gate.judge({}, released).refusals) == 2
 
 
-def test_a_weak_head_that_the_release_has_may_go():
+def test_a_weak_head_of_the_release_may_be_dropped():
     released = gate.Released(3, ranking.parse_figures({"click": figures(), "revenue": WEAK}))
     assert gate.judge(ranking.parse_figures({"click": figures()}), released).refusals == ()
 
 
-def test_a_new_head_has_nothing_to_be_compared_with():
+def test_a_new_head_is_not_compared():
     released = gate.Released(3, ranking.parse_figures({"click": figures()}))
     own = ranking.parse_figures({"click": figures(), "revenue": WEAK})
     assert gate.judge(own, released).refusals == ()
 
 
-def test_a_strong_head_whose_rows_are_now_of_one_kind_is_noted():
+def test_a_strong_head_whose_rows_are_now_all_negative_is_noted():
     verdict = judge(FEW, figures(), (0.0, 0.0))
     assert verdict.refusals == ()
     assert verdict.notes == ("click is not compared: 0 of 40 validation rows are positive",)
@@ -63,7 +63,7 @@ def test_a_strong_head_whose_rows_are_now_of_one_kind_is_noted():
     [((0.0119, 0.001), 0), ((0.0121, 0.001), 1), ((0.049, 0.02), 0), ((0.051, 0.02), 1)],
 )
 def test_on_the_same_rows_the_difference_decides(difference, refused):
-    # Its own figure, far below, has no part in it.
+    # Its own normalized entropy, far below, does not matter.
     verdict = judge(figures(normalized_entropy=0.2), figures(), difference)
     assert len(verdict.refusals) == refused
     assert verdict.notes == ()
@@ -101,7 +101,7 @@ def test_a_release_without_metrics_is_not_compared():
     # 0.1 and two errors of 0.02: from 0.86 to 1.14.
     [(0.87, 0), (1.13, 0), (0.85, 1), (1.15, 1)],
 )
-def test_predicted_over_observed_has_bounds(ratio, refused):
+def test_the_calibration_ratio_has_bounds(ratio, refused):
     verdict = judge(figures(calibration_ratio=ratio), figures(), (0.0, 0.001))
     assert len(verdict.refusals) == refused
     if refused:
@@ -127,7 +127,7 @@ def test_the_limit_of_the_calibration_error_follows_from_chance_and_the_mean_lab
     )
 
 
-def test_every_head_is_judged_and_every_fault_is_named():
+def test_every_head_is_judged_and_every_defect_is_named():
     own = {
         "click": figures(normalized_entropy=1.2),
         "engagement": figures(),
@@ -187,7 +187,7 @@ def test_a_first_release_whose_candidates_have_little_utility_is_published_with_
     assert note.startswith("retrieval: the candidates have 0.800 of the utility that the ranker")
 
 
-def test_towers_of_clicks_alone_are_not_compared():
+def test_towers_trained_on_clicks_alone_are_not_compared():
     click = ranking.parse_figures({"click": figures()})
     before = gate.Released(3, click, utility_shares=shares(utility=1.0))
     verdict = gate.judge(click, before, {})

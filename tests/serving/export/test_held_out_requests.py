@@ -1,4 +1,4 @@
-"""The scores of held-out requests by training code equal those of a server."""
+"""The scores of held-out requests by training code equal the served scores."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ from tfrec.calibration import curves
 pytestmark = pytest.mark.slow
 
 
-def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):
-    """Slots are left out, and calibrators and the log's down-sampling are part of a score."""
+def test_scores_of_held_out_requests_equal_the_served_scores(tmp_path):
+    """Positions are ignored; calibrators and the log's down-sampling are applied."""
     schema = dataclasses.replace(split_logs.SCHEMA, negative_keep_rate=0.2)
     data_set = split_logs.convert(tmp_path / "log", schema=schema)
     sizes = config.RankerConfig(

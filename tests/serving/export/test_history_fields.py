@@ -1,4 +1,4 @@
-"""Histories from the log to an answer: records, samples, probes and requests say the same."""
+"""Histories from the log to an answer: records, samples, probes and requests agree."""
 
 import asyncio
 import shutil
@@ -24,7 +24,7 @@ from tfrecords.splits import SPLITS
 pytestmark = pytest.mark.slow
 
 
-def test_the_manifest_has_an_input_for_each_part(event_base):
+def test_the_manifest_has_an_input_for_each_part_of_a_history(event_base):
     fields = bundle.verify(event_base, 1).query_fields
     assert fields[1:5] == [
         {"name": "clicks", "kind": "categorical_list"},
@@ -35,7 +35,7 @@ def test_the_manifest_has_an_input_for_each_part(event_base):
     assert fields[5] == {"name": "all__events", "kind": "categorical_list", "of": "all"}
 
 
-def test_raw_samples_are_embedded_as_the_records_are(event_base, event_data_set, event_models):
+def test_raw_samples_are_embedded_like_their_records(event_base, event_data_set, event_models):
     release = bundle.load(event_base)
     samples = event_data_set.sample_requests()
     assert max(len(sample["all"]) for sample in samples) > 20
@@ -84,7 +84,7 @@ def test_requests_carry_histories_with_or_without_ages(event_base, event_data_se
     assert scores[0] != scores[2]
 
 
-def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(event_base, tmp_path):
+def test_histories_from_a_user_store_equal_those_computed_from_the_logs(event_base, tmp_path):
     shutil.copytree(event_base, tmp_path / "bundle")
     release, directory = bundle.load(tmp_path / "bundle"), tmp_path / "log"
     log, feedback = impressions.ImpressionLog(directory), impressions.FeedbackLog(directory)
@@ -111,7 +111,7 @@ def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(event_b
                     ad_id = answer.ads[rng.integers(0, 4)].ad_id
                     event_id = f"{number}-{kind}"
                     sent = requests.Event(event_id=event_id, ad_id=ad_id, event=kind, **ids)
-                    # Sent again by a client that saw no reply.
+                    # Twice, as by a client that got no reply.
                     await events.add([sent])
                     await events.add([sent])
         await service.close()
@@ -125,7 +125,7 @@ def test_histories_from_a_user_store_are_those_that_follow_from_the_logs(event_b
     found = operations.compare_histories(files, event_files, release)
     assert found.startswith("24 of 24 answers (100.0%)")
     rows = impressions.read_file(files[0]).to_pylist()
-    # They are not all empty.
+    # Not all histories are empty.
     assert max(len(row["all"] or ()) for row in rows) > 20
     assert max(len(row["clicks"] or ()) for row in rows) > 1
     assert max(len(row["brands"] or ()) for row in rows) > 10

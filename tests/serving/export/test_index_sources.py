@@ -1,4 +1,4 @@
-"""An index of the user's own class is built again when the source of the class changes."""
+"""A custom index is built again if the source of its class changes."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
-    """A pipeline whose steps fail before their work, and the inputs that they were given."""
+    """A pipeline whose steps stop before their work, and a dict of their inputs."""
     (tmp_path / "bytes_per_dimension.py").write_text(KIND)
     monkeypatch.delitem(sys.modules, "bytes_per_dimension", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def inputs_of(steps, config):
     return given.pop("evaluation"), given.pop("bundle")
 
 
-def test_a_kind_whose_module_is_lost_is_named_without_the_advice_to_delete_the_note(steps):
+def test_a_kind_whose_module_is_missing_is_named_without_advice_to_delete_the_note(steps):
     pipeline, _ = steps
     note = pipeline.workdir / "steps" / "bundle.json"
     note.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the steps of a work directory leave there, and what they print."""
+"""The files that the steps of a work directory write, and what they print."""
 
 import dataclasses
 
@@ -27,18 +27,18 @@ def source(tmp_path):
     return convert.Source(tmp_path / "log.csv", schema, "tabular")
 
 
-def killed_by(_):
+def interrupt(_):
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_data_card_that_a_kill_left_out_is_written_by_the_next_run(
+def test_a_data_card_that_is_missing_after_a_kill_is_written_by_the_next_run(
     progress, source, tmp_path, capsys, monkeypatch
 ):
     steps = export.Pipeline(tmp_path / "work", progress=progress)
     page = tmp_path / "work" / "data_card.html"
     with monkeypatch.context() as killed:
-        killed.setattr(card, "render_html", killed_by)
+        killed.setattr(card, "render_html", interrupt)
         with pytest.raises(KeyboardInterrupt):
             steps.convert(source, config.ConvertConfig())
     assert not page.exists()
@@ -48,16 +48,16 @@ def test_a_data_card_that_a_kill_left_out_is_written_by_the_next_run(
         assert page.is_file()
         shown = capsys.readouterr().out
         assert ("Constant, with the same id" in shown) == (progress and is_written)
-    # The card of another data set does not stay.
+    # The card of a replaced data set is replaced.
     page.write_text("old")
     steps.convert(source, config.ConvertConfig(test_fraction=0.3))
     assert page.read_text() != "old"
 
 
-def test_a_file_that_is_given_for_another_split_is_converted_again(source, tmp_path):
+def test_a_log_is_converted_again_if_a_file_is_used_for_another_split(source, tmp_path):
     steps = export.Pipeline(tmp_path / "work")
     (more := tmp_path / "more.csv").write_text("city,ad,click\n" + "same,ad1,1\nsame,ad2,0\n" * 10)
-    # The log has 100 rows and the other file 20; a part of the log is the split without a file.
+    # The log has 100 rows, and the other file 20. The split without a file is a part of the log.
     sizes = []
     for role in ("validation_path", "test_path"):
         data_set = steps.convert(
@@ -85,7 +85,7 @@ def test_a_log_is_converted_again_if_a_frame_has_replaced_its_data_set(source, t
     ("is_trained", "why"),
     [(True, "are weak"), (False, "there is no trained ranker for this data set in")],
 )
-def test_towers_that_no_ranker_teaches_say_why(
+def test_training_towers_without_a_teacher_says_why(
     is_trained, why, source, tmp_path, capsys, monkeypatch
 ):
     steps = export.Pipeline(tmp_path / "work")
@@ -95,9 +95,9 @@ def test_towers_that_no_ranker_teaches_say_why(
     monkeypatch.setattr(steps.__class__, "_trained", lambda *_, **__: None)
     capsys.readouterr()
     steps.train_retrieval(data_set, config.RetrievalConfig())
-    said = " ".join(capsys.readouterr().out.split())
-    assert why in said
-    assert ("tfrec train_ranker" in said) != is_trained
+    printed = " ".join(capsys.readouterr().out.split())
+    assert why in printed
+    assert ("tfrec train_ranker" in printed) != is_trained
 
 
 def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
@@ -120,7 +120,7 @@ def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
     assert kept == [False, True, True, True, True, False]
 
 
-def test_a_stage_that_was_trained_again_is_evaluated_and_exported_again(data_set, tmp_path):
+def test_evaluation_and_export_depend_on_the_training_of_each_stage(data_set, tmp_path):
     steps = export.Pipeline(tmp_path)
     for step in ("retrieval", "ranker"):
         (tmp_path / step).mkdir()
@@ -149,7 +149,7 @@ def test_models_of_other_labels_with_the_same_vocabularies_are_refused(
         export.Pipeline(tmp_path).models(data_set)
 
 
-def test_filters_are_not_measured_with_the_published_fields_of_ads_that_have_changed(
+def test_the_published_index_is_not_evaluated_if_the_fields_of_its_ads_have_changed(
     data_set, tmp_path, monkeypatch
 ):
     bases = []
@@ -160,7 +160,7 @@ def test_filters_are_not_measured_with_the_published_fields_of_ads_that_have_cha
 
     monkeypatch.setattr(export.Pipeline, "models", lambda *_: None)
     monkeypatch.setattr(evaluated_index, "opener", opened)
-    # Another price that has the same id changes the raw fields alone: no stage is trained again.
+    # A price with the same id changes only the raw fields, so no stage is trained again.
     checksums = {**data_set.description.sha256, "catalog/ads.arrow": "other prices"}
     changed = data_set.description.model_copy(update={"sha256": checksums})
     (tmp_path / "steps").mkdir()

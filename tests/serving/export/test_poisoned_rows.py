@@ -1,8 +1,7 @@
-"""Which split teaches what: splits are poisoned, and what they must not reach stays bit for bit.
+"""What each split affects: poisoning a split must not change a bit of anything else.
 
-Training here is the same in every run: seeds are fixed, ops are deterministic, and a split is one
-window of records, so that no two threads draw from one generator. A difference comes from the
-poison.
+Training is deterministic here: seeds are fixed, ops are deterministic, and a split is one window of
+records, so no two threads share a random generator. Any difference comes from the poison.
 """
 
 import dataclasses
@@ -29,41 +28,41 @@ pytestmark = pytest.mark.slow
 
 OTHER_LABELS = (split_logs.with_other_labels,)
 OTHER_ROWS = (split_logs.with_other_labels, split_logs.with_other_values)
-# Trainings take most of the time, so one of them shows of two splits that they teach nothing.
+# Training takes most of the time, so one training covers two poisoned splits.
 POISONS = {
     "none": {},
     "test": {"test": OTHER_ROWS},
     "held out": {"validation": OTHER_LABELS, "test": OTHER_ROWS},
     "all but validation": {"train": OTHER_LABELS, "test": OTHER_ROWS},
 }
-# One epoch: there is no best one to be chosen, and what differs was taught.
+# With one epoch, no best epoch is chosen, so any difference was learned.
 RANKER = config.RankerConfig(
     field_dim=4, model_dim=16, num_blocks=0, num_cross_layers=1, epochs=1, batch_size=64,
 )  # fmt: skip
 RETRIEVAL = config.RetrievalConfig(
     embedding_dim=16, field_dim=4, hidden_dim=16, epochs=1, batch_size=64, uniform_negatives=32
 )
-# Its search is widened by queries.
+# The tuning queries widen its search.
 INDEX = index.IndexConfig(kind="IVF", num_lists=16, num_probes=1, num_candidates=20)
 
 
-class Tried(Exception):
-    """Ends a command with what it was about to tune an index with."""
+class Tuned(Exception):
+    """Ends a command with the arguments of `tune_index`."""
 
 
 @pytest.fixture(scope="module")
 def data_sets(tmp_path_factory, deterministic) -> dict[str, reader.DataSet]:
-    """The data set by what is poisoned in it."""
+    """Name of a poison -> data set."""
     root = tmp_path_factory.mktemp("poisoned")
     return {name: split_logs.convert(root / name, **how) for name, how in POISONS.items()}
 
 
 class Runs:
-    """Trains the stages on the data sets, each when it is asked for, and once.
+    """Trains each stage on each data set, on first use.
 
     Args:
-        data_sets: By what is poisoned in them.
-        root: Directory of what is trained.
+        data_sets: Name of a poison -> data set.
+        root: Directory for the trained stages.
     """
 
     def __init__(self, data_sets: dict[str, reader.DataSet], root: pathlib.Path) -> None:
@@ -80,11 +79,11 @@ class Runs:
         return path
 
     def ranker(self, poison):
-        """Returns a ranker's weights, and what is written next to them."""
+        """Returns a ranker's weights, and the description next to them."""
         return ranker_in(self.directory(poison, "ranker"), self.data_sets[poison])
 
     def first_towers(self, poison):
-        """Returns the towers' weights before validation clicks were learned, and temperature."""
+        """Returns the weights of the towers before the refit, and the temperature."""
         directory, data_set = self.directory(poison, "retrieval"), self.data_sets[poison]
         model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalog())
         training.restore_best(model, directory)
@@ -93,11 +92,11 @@ class Runs:
         return weights_of(model), temperature
 
     def refitted_towers(self, poison):
-        """Returns the weights of the towers that are served."""
+        """Returns the weights of the served towers."""
         return self._towers_in(self.directory(poison, "retrieval"), poison)
 
     def refitted_again(self, poison):
-        """Returns the same weights if only the refit has the poison."""
+        """Returns the same weights after a refit on the poisoned data alone."""
         path = self._root / poison / "refit_again"
         shutil.copytree(self.directory("none", "retrieval"), path)
         shutil.rmtree(path / "refit")
@@ -110,15 +109,12 @@ class Runs:
         return weights_of(retrieval.load_two_tower(self.data_sets[poison], directory)[0])
 
     def history(self, poison, stage):
-        """Returns what was measured of the one epoch of a stage."""
+        """Returns the metrics of the only epoch of a stage."""
         return json.loads((self.directory(poison, stage) / "history.json").read_text())[0]
 
 
 def train_ranker(data_set, directory):
-    """Trains a ranker without the click rates of pairs of values.
-
-    Training rows have the clicks, and validation rows choose the pairs.
-    """
+    """Trains a ranker without pair rates, whose pairs are chosen with validation rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "find_pair_rates", lambda _: [])
         ranking.train_ranker(data_set, RANKER, directory)
@@ -126,11 +122,11 @@ def train_ranker(data_set, directory):
 
 def ranker_in(directory, data_set):
     model, _, description = ranking.load_ranker(data_set, directory)
-    # The shares of the models that are mixed into the heads are chosen on validation rows.
-    mixed = [model.engagement_shares, *(machine.share for machine in model.machines.values())]
+    # The shares of mixed models are fitted on validation rows, as calibrators are.
+    shares = [model.engagement_shares, *(machine.share for machine in model.machines.values())]
     written = {key: description[key] for key in ("calibrators", "validation")}
-    written["shares"] = [share.numpy().tolist() for share in mixed]
-    for share in mixed:
+    written["shares"] = [share.numpy().tolist() for share in shares]
+    for share in shares:
         share.assign(tf.zeros_like(share))
     return weights_of(model), written
 
@@ -151,7 +147,7 @@ def whole_ranker(runs):
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A bundle, and the query embeddings that its index was tuned and then measured with."""
+    """A bundle, and the query embeddings that tuned and measured its index."""
 
     base: pathlib.Path
     tuned_with: np.ndarray
@@ -160,7 +156,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(runs, tmp_path_factory) -> dict[str, Exported]:
-    """The release of the models of the log, exported with a data set, by what is poisoned in it."""
+    """Name of a poison -> release of the unpoisoned models with the poisoned data set."""
     data_set, result = runs.data_sets["none"], {}
     two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
     ranker, calibrators, _ = ranking.load_ranker(data_set, runs.directory("none", "ranker"))
@@ -191,7 +187,7 @@ def files_of_index(base):
     return {path.name: path.read_bytes() for path in (base / "ad_index" / "1").iterdir()}
 
 
-def test_no_other_split_is_poisoned(data_sets):
+def test_only_the_named_splits_are_poisoned(data_sets):
     def read(name, split):
         windows = data_sets[name].windows(split).as_numpy_iterator()
         return [{key: values.tobytes() for key, values in one.items()} for one in windows]
@@ -202,14 +198,14 @@ def test_no_other_split_is_poisoned(data_sets):
             assert (read(name, split) == whole) == (split not in poisoned), (name, split)
 
 
-def test_test_rows_reach_neither_encoder_nor_catalog(data_sets):
+def test_test_rows_affect_neither_encoder_nor_catalog(data_sets):
     whole, poisoned = data_sets["none"], data_sets["test"]
     assert poisoned.fingerprint == whole.fingerprint
     assert poisoned.catalog().table.equals(whole.catalog().table)
     np.testing.assert_array_equal(poisoned.catalog().features, whole.catalog().features)
 
 
-def test_test_rows_reach_no_click_rates_of_pairs_of_values(data_sets):
+def test_test_rows_do_not_affect_pair_rates(data_sets):
     whole, poisoned = data_sets["none"], data_sets["test"]
     pairs = layers.find_pair_rates(whole)
     assert layers.find_pair_rates(poisoned) == pairs != []
@@ -222,7 +218,7 @@ def test_test_rows_reach_no_click_rates_of_pairs_of_values(data_sets):
 
 
 @pytest.mark.trains
-def test_held_out_rows_teach_the_ranker_nothing_and_fit_its_calibrators(runs, whole_ranker):
+def test_held_out_rows_fit_the_calibrators_but_do_not_train_the_ranker(runs, whole_ranker):
     weights, written = whole_ranker
     same, others = runs.ranker("held out")
     assert same == weights
@@ -232,7 +228,7 @@ def test_held_out_rows_teach_the_ranker_nothing_and_fit_its_calibrators(runs, wh
 
 
 @pytest.mark.trains
-def test_held_out_clicks_teach_the_towers_only_their_temperature(runs):
+def test_held_out_clicks_affect_only_the_temperature_of_the_first_towers(runs):
     weights, temperature = runs.first_towers("none")
     same, other = runs.first_towers("held out")
     assert same == weights
@@ -240,7 +236,7 @@ def test_held_out_clicks_teach_the_towers_only_their_temperature(runs):
 
 
 @pytest.mark.trains
-def test_refitted_towers_learn_from_validation_clicks_and_from_no_test_row(runs):
+def test_the_refit_learns_from_validation_clicks_but_not_from_test_rows(runs):
     towers = runs.refitted_towers("none")
     assert runs.refitted_again("test") == towers
     assert runs.refitted_towers("held out") != towers
@@ -251,14 +247,14 @@ def test_refitted_towers_learn_from_validation_clicks_and_from_no_test_row(runs)
     ("stage", "metric"),
     [("ranker", "validation_loss"), ("retrieval", "validation_corpus_recall")],
 )
-def test_held_out_labels_say_which_epoch_is_best(runs, stage, metric):
+def test_held_out_labels_choose_the_best_epoch(runs, stage, metric):
     own, poisoned = (runs.history(name, stage) for name in ("none", "held out"))
     assert poisoned["loss"] == own["loss"]
     assert poisoned[metric] != own[metric]
 
 
 @pytest.mark.trains
-def test_no_test_row_says_which_epoch_is_best(runs):
+def test_test_rows_do_not_choose_the_best_epoch(runs):
     model, _, _ = ranking.load_ranker(runs.data_sets["none"], runs.directory("none", "ranker"))
     whole, poisoned = (runs.data_sets[name] for name in ("none", "test"))
     measured = ranker_training._validate(model, whole, RANKER)
@@ -269,9 +265,8 @@ def test_no_test_row_says_which_epoch_is_best(runs):
 
 
 @pytest.mark.trains
-def test_neither_training_labels_nor_test_rows_reach_calibrators(runs, whole_ranker, tmp_path):
-    # All but the last step is done there: training resumes, finds that it has ended, and fits
-    # the calibrators of the weights it finds.
+def test_neither_training_labels_nor_test_rows_affect_calibrators(runs, whole_ranker, tmp_path):
+    # Only the last step is left: training resumes, is finished, and fits the calibrators.
     shutil.copytree(runs.directory("none", "ranker"), tmp_path / "ranker")
     for name in ("ranker.json", "config.json"):  # The latter names the data.
         (tmp_path / "ranker" / name).unlink()
@@ -281,7 +276,7 @@ def test_neither_training_labels_nor_test_rows_reach_calibrators(runs, whole_ran
 
 
 @pytest.mark.trains
-def test_test_rows_reach_no_part_of_the_index(exported):
+def test_test_rows_do_not_affect_the_index(exported):
     whole, poisoned = exported["none"], exported["test"]
     assert files_of_index(poisoned.base) == files_of_index(whole.base)
     np.testing.assert_array_equal(poisoned.tuned_with, whole.tuned_with)
@@ -290,7 +285,7 @@ def test_test_rows_reach_no_part_of_the_index(exported):
     assert described.index["kind"] == "IVF"
     for key in ("kind", "build", "search"):
         assert same.index[key] == described.index[key]
-    # The poison was there: probes are test requests.
+    # The poison took effect: probes are test requests.
     assert same.probes != described.probes
 
 
@@ -313,10 +308,10 @@ def test_the_command_tunes_an_index_with_validation_requests(runs, exported, scr
     data_set = runs.data_sets["none"]
     two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
     monkeypatch.setattr(export, "trained_tower", lambda _: (data_set, two_tower))
-    monkeypatch.setattr(index, "tune_index", lambda *given: (_ for _ in ()).throw(Tried(*given)))
+    monkeypatch.setattr(index, "tune_index", lambda *given: (_ for _ in ()).throw(Tuned(*given)))
     command = script(entry.MODULES["tune_index"])
     with flagsaver.flagsaver():
         flags.FLAGS(["tune_index", "--workdir=anywhere"])
-        with pytest.raises(Tried) as tried:
+        with pytest.raises(Tuned) as tuned:
             command.main()
-    np.testing.assert_array_equal(tried.value.args[1], exported["none"].tuned_with)
+    np.testing.assert_array_equal(tuned.value.args[1], exported["none"].tuned_with)

@@ -1,5 +1,6 @@
 """Rates from the log to a release and to live updates."""
 
+import dataclasses
 import json
 import shutil
 
@@ -20,10 +21,16 @@ pytestmark = pytest.mark.slow
 CALIBRATORS = calibration.Calibrators()
 
 
+@pytest.fixture(scope="module")
+def loaded(event_base):
+    """The loaded release. Read only."""
+    return bundle.load(event_base)
+
+
 @pytest.fixture
-def release(event_base, tmp_path):
-    """A release without updates."""
-    return bundle.load(shutil.copytree(event_base, tmp_path / "release"))
+def release(loaded, tmp_path):
+    """The release without updates, in a writable base directory."""
+    return dataclasses.replace(loaded, base=shutil.copytree(loaded.base, tmp_path / "release"))
 
 
 def rate_columns(data_set):
@@ -51,16 +58,16 @@ def test_new_and_changed_ads_have_the_rates_of_their_values(release, event_data_
         [
             {"ad_id": "new", "fields": {"brand": "acme"}},
             {"ad_id": known, "fields": {"brand": "unseen"}},
-            {"ad_id": "said", "fields": {"brand": "acme", "brand_clicks": 0.9}},
+            {"ad_id": "given", "fields": {"brand": "acme", "brand_clicks": 0.9}},
         ]
     )
     view = ads.view()
-    places = {ad: row for row, ad in enumerate(view.ad_ids(np.arange(15)))}
-    rows = np.array([places["new"], places[known], places["said"]])
-    new, changed, said = (one.fields for one in view.listed(rows))
+    row_of_ad = {ad: row for row, ad in enumerate(view.ad_ids(np.arange(15)))}
+    rows = np.array([row_of_ad["new"], row_of_ad[known], row_of_ad["given"]])
+    new, changed, given = (ad.fields for ad in view.listed(rows))
     assert new == {"brand": "acme", "brand_clicks": fields["brand_clicks"], "ad_clicks": None}
     assert changed == {"brand": "unseen", "brand_clicks": None, "ad_clicks": fields["ad_clicks"]}
-    assert said["brand_clicks"] == 0.9
+    assert given["brand_clicks"] == 0.9
     first, _ = rate_columns(event_data_set)
     own = release.ad_index.features(release.ad_index.find([known]))
     assert view.features(rows)[0, first] == own[0, first] > 0
@@ -73,8 +80,8 @@ def rates_file(tmp_path):
     return path
 
 
-def test_rates_that_are_set_count_for_all_ads_with_the_value(release, event_data_set, rates_file):
-    place, _ = rate_columns(event_data_set)
+def test_rates_that_are_set_apply_to_all_ads_with_the_value(release, event_data_set, rates_file):
+    column, _ = rate_columns(event_data_set)
     rates = ad_feeds.read_rates(rates_file, release.manifest)
     assert rates == {"brand_clicks": {"acme": 0.9, "unseen": 0.1, "other": 0.2}}
     ads = live.LiveIndex(release)
@@ -87,14 +94,14 @@ def test_rates_that_are_set_count_for_all_ads_with_the_value(release, event_data
         for ad, own, before in zip(listed, features, [*released, None], strict=True):
             if ad.fields["brand"] == "acme":
                 assert ad.fields["brand_clicks"] == 0.9
-                assert own[place] == features[:, place].max()
+                assert own[column] == features[:, column].max()
             else:
                 assert ad.fields["brand_clicks"] != 0.9
                 np.testing.assert_array_equal(own, before)
-    # The latest ones count, also once the journal is rewritten.
+    # The latest rates apply, also after the journal is rewritten.
     applied = ads.update(rates={"brand_clicks": {"cone": 0.8}})
     assert applied.rates == ads.status()["rates"] == {"brand_clicks": 1}
-    assert ads.view().features(rows[None, :12])[0, :, place].max() > released[:, place].max()
+    assert ads.view().features(rows[None, :12])[0, :, column].max() > released[:, column].max()
     state = ads._state.condensed()
     assert live_update.decode(live_update.encode(state)).rates[0].numbers == {"cone": 0.8}
     found = {ad.fields["brand"]: ad.fields["brand_clicks"] for ad in ads.view().listed(rows)}
@@ -150,13 +157,13 @@ def test_a_rate_that_cannot_be_set_is_refused(release, rates, message):
 
 def test_values_that_share_an_id_keep_the_rates_of_the_release(release):
     ads = live.LiveIndex(release)
-    place = release.manifest.ad_fields.index({"name": "brand", "kind": "categorical"})
-    # There are eight ids for all values out of the vocabulary.
+    column = release.manifest.ad_fields.index({"name": "brand", "kind": "categorical"})
+    # Out-of-vocabulary values share eight ids.
     unseen = {f"new-{number}": 0.9 for number in range(100)}
     ads.update([{"ad_id": name, "fields": {"brand": name}} for name in unseen])
     before = ads.view()
     rows = np.arange(before.num_ads)
-    assert len(np.unique(before.features(rows[None])[0, 12:, place])) == 8
+    assert len(np.unique(before.features(rows[None])[0, 12:, column])) == 8
     assert ads.update(rates={"brand_clicks": {**unseen, "acme": 0.9}}).rates == {"brand_clicks": 1}
     np.testing.assert_array_equal(
         ads.view().features(rows[None, 12:]), before.features(rows[None, 12:])
@@ -172,13 +179,13 @@ def test_values_that_share_an_id_keep_the_rates_of_the_release(release):
         ("brand,brand_clicks\nNA,0.1\n,0.2\na,0.2\n", "brand in each row, got 2 rows without"),
     ],
 )
-def test_a_table_that_does_not_have_rates_of_values_is_refused(release, tmp_path, text, message):
+def test_a_table_without_rates_of_values_is_refused(release, tmp_path, text, message):
     (tmp_path / "rates.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         ad_feeds.read_rates(tmp_path / "rates.csv", release.manifest)
 
 
-def test_a_table_of_ads_need_not_have_rates(release, tmp_path):
+def test_rates_are_optional_in_a_table_of_ads(release, tmp_path):
     (tmp_path / "ads.csv").write_text("sku,brand\nnew,acme\n")
     ads, notes = ad_feeds.read_ads(tmp_path / "ads.csv", release.manifest)
     assert ads == [{"ad_id": "new", "fields": {"brand": "acme"}, "show": {}}]

@@ -1,4 +1,4 @@
-"""A trained tiny world, exported: what is served is what was trained."""
+"""A tiny trained world is exported, and served as it was trained."""
 
 import asyncio
 import dataclasses
@@ -53,7 +53,7 @@ def first(columns, count):
     return {name: values[:count] for name, values in columns.items()}
 
 
-def test_the_exported_query_tower_gives_the_trained_embeddings(released, columns, data_set):
+def test_the_exported_query_tower_returns_the_trained_embeddings(released, columns, data_set):
     base, two_tower, _, _ = released
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
     expected = retrieval.embed_in_batches(two_tower.served_query_tower, encoder(columns).numpy())
@@ -62,9 +62,7 @@ def test_the_exported_query_tower_gives_the_trained_embeddings(released, columns
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1.0, atol=1e-5)
 
 
-def test_the_exported_query_tower_embeds_for_the_weights_of_each_request(
-    released, columns, data_set
-):
+def test_the_exported_query_tower_uses_the_weights_of_each_request(released, columns, data_set):
     base, two_tower, _, _ = released
     release = bundle.load(base)
     heads = two_tower.weighted_query_tower.heads
@@ -75,13 +73,13 @@ def test_the_exported_query_tower_embeds_for_the_weights_of_each_request(
     rows = release.query_tower.columns(data_set.sample_requests()[:40])
     served = release.query_tower.embed(rows, weights)
     for i, head in enumerate(heads):
-        own = slice(i, None, len(heads))
-        expected = two_tower.embed_queries(ids[own], {head: 1.0})
-        np.testing.assert_allclose(served[own], expected, atol=1e-5)
+        every = slice(i, None, len(heads))
+        expected = two_tower.embed_queries(ids[every], {head: 1.0})
+        np.testing.assert_allclose(served[every], expected, atol=1e-5)
     assert np.abs(served - release.query_tower.embed(rows)).max() > 0.01
 
 
-def test_ads_are_retrieved_by_the_weights_of_the_request(released, columns, data_set):
+def test_ads_are_retrieved_with_the_weights_of_the_request(released, columns, data_set):
     base, two_tower, _, _ = released
     fields = data_set.sample_requests()[0]
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
@@ -99,7 +97,7 @@ def test_ads_are_retrieved_by_the_weights_of_the_request(released, columns, data
                 assert ad.retrieval_score == pytest.approx(query @ ads[rows[ad.ad_id]], abs=1e-4)
 
 
-def test_the_exported_ranker_gives_the_calibrated_scores_of_the_test_log(
+def test_the_exported_ranker_returns_the_calibrated_scores_of_test_rows(
     released, columns, data_set
 ):
     base, _, model, calibrators = released
@@ -129,9 +127,7 @@ def test_the_exported_ad_tower_reproduces_the_catalog_from_raw_fields(released, 
     np.testing.assert_allclose(np.linalg.norm(served["ad_embedding"], axis=1), 1.0, atol=1e-5)
 
 
-def test_ads_added_to_an_exported_release_are_searched_as_if_it_had_held_them(
-    released, data_set, tmp_path
-):
+def test_added_ads_are_found_like_the_ads_of_the_release(released, data_set, tmp_path):
     base, _, _, _ = released
     loaded = bundle.load(base)
     shutil.copytree(base / "ad_tower", tmp_path / "ad_tower")
@@ -153,7 +149,7 @@ def test_ads_added_to_an_exported_release_are_searched_as_if_it_had_held_them(
 
 
 @pytest.mark.parametrize("others", [0, 9, 299])
-def test_a_served_score_depends_on_no_other_candidate(released, columns, data_set, others):
+def test_a_served_score_does_not_depend_on_other_candidates(released, columns, data_set, others):
     base, _, _, _ = released
     features = np.asarray(data_set.catalog().features)
     serve, query = load(base, "ranker"), first(columns, 1)
@@ -165,7 +161,7 @@ def test_a_served_score_depends_on_no_other_candidate(released, columns, data_se
         assert abs(float(values[0, len(rows)]) - float(alone[name][0, 0])) < 1e-5, name
 
 
-def test_a_batch_gives_what_its_single_requests_give(released, columns, data_set):
+def test_a_batch_is_scored_like_its_single_requests(released, columns, data_set):
     base, _, _, _ = released
     features = np.asarray(data_set.catalog().features)[:20]
     serve = load(base, "ranker")
@@ -185,7 +181,7 @@ def test_an_engagement_is_never_likelier_than_the_click_it_follows(released, col
     assert np.all(scores["expected_revenue"] >= 0)
 
 
-def test_a_bundle_of_clicks_alone_has_one_head_and_names_the_absent_ones(
+def test_a_release_of_clicks_alone_has_one_head_and_names_the_absent_ones(
     data_set, trained, learned_from_clicks, tmp_path
 ):
     two_tower, _ = retrieval.load_two_tower(data_set, learned_from_clicks)

@@ -32,7 +32,7 @@ def refusal_of(work):
     return messages[0] if messages else None
 
 
-def test_a_step_is_refused_while_steps_run_elsewhere_and_the_holder_is_named(tmp_path):
+def test_a_step_is_refused_while_another_thread_runs_steps_and_the_holder_is_named(tmp_path):
     steps = export.Pipeline(tmp_path / "work", progress=False)
     with steps.locked():
         refused = refusal_of(lambda: steps.synthesize(100))
@@ -41,7 +41,7 @@ def test_a_step_is_refused_while_steps_run_elsewhere_and_the_holder_is_named(tmp
             "choose another work directory."
         )
         assert not (tmp_path / "work" / "synthetic").exists()
-        # Its own steps run, and do not give up the lock.
+        # Steps in the thread with the lock run, and keep the lock.
         steps.synthesize(100)
         assert refusal_of(lambda: steps.synthesize(200)) == refused
     assert refusal_of(lambda: steps.synthesize(200)) is None

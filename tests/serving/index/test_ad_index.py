@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import pathlib
 
 import faiss
@@ -15,15 +16,21 @@ from serving.index.tuning import index_recall
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 
 
+@functools.cache
+def built(num_ads, **options):
+    """Builds an index of `index_fixtures.clustered(num_ads)`. Read only."""
+    return ad_index.build_index(index_fixtures.clustered(num_ads), kinds.IndexConfig(**options))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_recall_against_exact_search_is_high_after_saving(kind, tmp_path):
     embeddings = index_fixtures.clustered(3000)
-    built = ad_index.build_index(
+    tuned = ad_index.build_index(
         embeddings, kinds.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
     )
-    index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    index = ad_index.AdIndex.open(index_fixtures.save(tuned, tmp_path))
     assert index.searcher.kind == kind
-    assert index.searcher.search_parameters() == built.searcher.search_parameters()
+    assert index.searcher.search_parameters() == tuned.searcher.search_parameters()
     recall = index_recall.recall_against_exact(index, embeddings, index_fixtures.clustered(60), 500)
     assert recall == 1.0 if kind == "Flat" else recall >= 0.98
 
@@ -41,24 +48,22 @@ def test_exact_scores_and_order_by_hand(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_ads", [1, 3, 100])
 def test_searches_of_tiny_catalogs_return_all_ads(kind, num_ads, tmp_path):
-    built = ad_index.build_index(index_fixtures.clustered(num_ads), kinds.IndexConfig(kind=kind))
-    index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    small = built(num_ads, kind=kind)
+    index = ad_index.AdIndex.open(index_fixtures.save(small, tmp_path))
     scores, rows = index.search(index_fixtures.clustered(4), 500)
     assert scores.shape == rows.shape == (4, num_ads)
     assert all(sorted(row) == list(range(num_ads)) for row in rows.tolist())
     if kind in ("IVF", "IVFPQ"):
-        assert index.searcher.kind == built.manifest_index(1.0)["kind"] == "Flat"
+        assert index.searcher.kind == small.manifest_index(1.0)["kind"] == "Flat"
         assert (
-            built.build_parameters["fallback"] == f"{kind} needs at least 1024 ads, got {num_ads}"
+            small.build_parameters["fallback"] == f"{kind} needs at least 1024 ads, got {num_ads}"
         )
 
 
 @pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
 @pytest.mark.parametrize("k", [500, 2000, 10_000])
 def test_narrow_searches_still_return_k_rows(kind, k):
-    embeddings = index_fixtures.clustered(2000)
-    config = kinds.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbors=2)
-    searcher = ad_index.build_index(embeddings, config).searcher
+    searcher = built(2000, kind=kind, num_probes=1, search_width=1, num_neighbors=2).searcher
     scores, rows = searcher.search(index_fixtures.clustered(7), k)
     assert rows.shape == (7, min(k, 2000))
     assert (rows >= 0).all()
@@ -93,9 +98,7 @@ def test_ads_with_equal_codes_are_all_found():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_finds_the_same_ads_as_single_queries(kind):
-    searcher = ad_index.build_index(
-        index_fixtures.clustered(3000), kinds.IndexConfig(kind=kind)
-    ).searcher
+    searcher = built(3000, kind=kind).searcher
     queries = index_fixtures.clustered(9)
     _, together = searcher.search(queries, 50)
     alone = [searcher.search(query[None], 50)[1][0] for query in queries]
@@ -112,10 +115,10 @@ def test_an_l2_index_is_refused(tmp_path):
 
 
 def test_files_of_different_length_are_refused(tmp_path):
-    built = ad_index.build_index(index_fixtures.clustered(10))
+    small = built(10)
     with pytest.raises(errors.AdIndexError, match=r"same number .* got \(10, 9, 10\)"):
-        index_fixtures.save(built, tmp_path, ad_features=serving_fixtures.ad_features(9))
-    index_fixtures.save(built, tmp_path)
+        index_fixtures.save(small, tmp_path, ad_features=serving_fixtures.ad_features(9))
+    index_fixtures.save(small, tmp_path)
     np.save(tmp_path / "ad_features.npy", serving_fixtures.ad_features(9))
     with pytest.raises(errors.AdIndexError, match=r"got \(10, 9, 10\)"):
         ad_index.AdIndex.open(tmp_path)
@@ -170,9 +173,7 @@ def test_k_must_be_positive():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_non_finite_query_is_refused(kind):
-    searcher = ad_index.build_index(
-        index_fixtures.clustered(2000), kinds.IndexConfig(kind=kind)
-    ).searcher
+    searcher = built(3000, kind=kind).searcher
     with pytest.raises(errors.AdIndexError, match="finite query embeddings"):
         searcher.search(np.full((1, 32), np.nan, np.float32), 5)
 
@@ -206,26 +207,30 @@ def test_default_parameters_at_a_million_ads():
         ("IVFPQ", {"num_probes": 3, "refine_factor": 2.5}),
     ],
 )
-def test_options_of_the_search_are_followed(kind, options):
+def test_search_options_are_applied(kind, options):
     config = kinds.IndexConfig(kind=kind, **options)
-    built = ad_index.build_index(index_fixtures.clustered(1_200), config)
-    assert built.searcher.search_parameters() == options
+    index = ad_index.build_index(index_fixtures.clustered(1_200), config)
+    assert index.searcher.search_parameters() == options
 
 
-def test_the_config_is_plain_data():
+def test_a_config_survives_conversion_to_a_dict():
     config = kinds.IndexConfig(kind="HNSW")
     assert kinds.IndexConfig(**dataclasses.asdict(config)) == config
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("storage", ["float", "SQ8"])
-def test_an_opened_index_is_memory_mapped_and_finds_the_same_ads(kind, storage, tmp_path):
-    built = ad_index.build_index(
-        index_fixtures.clustered(3000), kinds.IndexConfig(kind=kind, storage=storage)
-    )
-    index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"kind": kind} for kind in KINDS),
+        *({"kind": k, "storage": "SQ8"} for k in ("IVF", "HNSW")),
+    ],
+    ids=str,
+)
+def test_an_opened_index_is_memory_mapped_and_finds_the_same_ads(options, tmp_path):
+    saved = built(3000, **options)
+    index = ad_index.AdIndex.open(index_fixtures.save(saved, tmp_path))
     queries = index_fixtures.clustered(9)
-    expected = built.searcher.search(queries, 100)
+    expected = saved.searcher.search(queries, 100)
     found = index.search(queries, 100)
     assert found[1].tolist() == expected[1].tolist()
     np.testing.assert_array_equal(found[0], expected[0])
@@ -235,10 +240,7 @@ def test_an_opened_index_is_memory_mapped_and_finds_the_same_ads(kind, storage, 
 
 
 def test_a_truncated_index_file_is_refused(tmp_path):
-    index_fixtures.save(
-        ad_index.build_index(index_fixtures.clustered(3000), kinds.IndexConfig(kind="IVFPQ")),
-        tmp_path,
-    )
+    index_fixtures.save(built(3000, kind="IVFPQ"), tmp_path)
     path = tmp_path / "index.faiss"
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(errors.AdIndexError, match="cannot be opened"):

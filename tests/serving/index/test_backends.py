@@ -38,10 +38,10 @@ BACKENDS = [
 ]
 
 
-def config_of(place, kind, directory, **options):
-    if place == "faiss":
+def config_of(backend, kind, directory, **options):
+    if backend == "faiss":
         return index.IndexConfig(kind=kind, **options)
-    uri = requirements.MILVUS_SERVER if place == "server" else str(directory / "milvus.db")
+    uri = requirements.MILVUS_SERVER if backend == "server" else str(directory / "milvus.db")
     return index.IndexConfig(kind=kind, backend="milvus", milvus_uri=uri, **options)
 
 
@@ -103,12 +103,12 @@ def checked(filters):
 
 
 def assert_found(opened, scores, rows, eligible, k=K, recall=0.95):
-    """Checks lists of scores and rows, complete and in order, of the eligible ads."""
+    """Checks that scores and rows are complete, in order, and of eligible ads."""
     wanted = exact().search(queries()[: len(rows)], k, eligible)[1]
     assert rows.shape == scores.shape == wanted.shape
     assert index.recall_of_rows(rows, wanted).mean() >= recall
     products = np.einsum("qd,qkd->qk", queries()[: len(rows)], embeddings()[rows])
-    # Kinds that store bytes round.
+    # Some kinds store rounded vectors.
     np.testing.assert_allclose(scores, products, atol=0.02)
     assert (np.diff(scores, axis=1) <= 1e-5).all()
     if eligible is not None:
@@ -164,7 +164,7 @@ def test_all_ads_are_returned_to_a_search_for_more(opened):
         },
     ],
 )
-def test_filters_leave_the_same_ads_everywhere_and_lists_are_complete(opened, filters):
+def test_filters_leave_the_same_ads_on_each_backend_and_lists_are_complete(opened, filters):
     asked = checked(filters)
     wanted = exact().eligible(asked)
     eligible = opened.ads.eligible(asked)
@@ -173,7 +173,7 @@ def test_filters_leave_the_same_ads_everywhere_and_lists_are_complete(opened, fi
 
 
 def test_removed_ads_are_left_out_with_and_without_filters(opened):
-    # The 900 best ads of a query are gone, so its list is of others.
+    # The 900 best ads of a query are removed.
     gone = index.RowSet.from_rows(exact().search(queries()[:1], 900)[1][0], NUM_ADS)
     alive = index.RowSet.full(NUM_ADS) - gone
     assert_found(opened, *opened.ads.search(queries()[:1], K, alive), alive, recall=0.85)
@@ -185,7 +185,7 @@ def test_removed_ads_are_left_out_with_and_without_filters(opened):
     assert opened.ads.search(queries(), K, nothing)[1].shape == (len(queries()), 0)
 
 
-def test_ads_are_upserted_and_deleted_over_any_backend(opened):
+def test_ads_are_upserted_and_deleted_with_any_backend(opened):
     new = index_fixtures.clustered(60, dimension=DIMENSION)
     removed = tuple(f"ad-{row}" for row in range(10, 200))
     # Sixty ads: ten are new, and fifty replace the first fifty; ad 200 is one of them.
@@ -203,12 +203,12 @@ def test_ads_are_upserted_and_deleted_over_any_backend(opened):
         eligible, allowed = None, alive
         if filters is not None:
             eligible = view.eligible(checked(filters))
-            tagged = np.arange(len(everything)) % 3 == 2  # The added ones as the first sixty.
+            tagged = np.arange(len(everything)) % 3 == 2  # Added ads have the first sixty's tags.
             allowed = alive & tagged
         scores, rows = view.search(queries(), K, eligible)
         assert allowed[rows].all()
-        of_all = np.where(allowed, queries() @ everything.T, -np.inf)
-        wanted = np.argsort(-of_all, axis=1)[:, :K]
+        scores_of_all = np.where(allowed, queries() @ everything.T, -np.inf)
+        wanted = np.argsort(-scores_of_all, axis=1)[:, :K]
         assert rows.shape == wanted.shape
         assert index.recall_of_rows(rows, wanted).mean() >= 0.85
         # Added ads are compared exactly, and merged in order.
@@ -231,15 +231,15 @@ def test_an_invalid_search_is_refused(opened):
         opened.ads.search(np.full((1, DIMENSION), np.nan), K)
 
 
-@pytest.mark.parametrize("which", [one for one in BACKENDS if "HNSW" in one.id])
-def test_indexes_are_independent_and_dropping_one_leaves_the_other(which, tmp_path):
-    config = config_of(*which, tmp_path)
+@pytest.mark.parametrize("backend", [param for param in BACKENDS if "HNSW" in param.id])
+def test_indexes_are_independent_and_dropping_one_leaves_the_other(backend, tmp_path):
+    config = config_of(*backend, tmp_path)
     few = ads().slice(0, 50)
     old, new = (
         index.build_index(own, config, ads=few).manifest_index(1.0)
         for own in (embeddings()[:50], embeddings()[50:100])
     )
-    if which[0] == "faiss":
+    if backend[0] == "faiss":
         index.drop_index(old)
         return
     both = [ad_index.milvus_index.MilvusIndex(entry) for entry in (old, new)]
@@ -256,7 +256,7 @@ def test_indexes_are_independent_and_dropping_one_leaves_the_other(which, tmp_pa
 
 @pytest.mark.engines
 @requirements.NEEDS_MILVUS
-def test_a_deadline_is_for_all_parts_of_a_search(tmp_path, monkeypatch):
+def test_the_parts_of_a_search_share_its_deadline(tmp_path, monkeypatch):
     config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=str(tmp_path / "a.db"))
     searcher = index.build_index(embeddings()[:50], config, ads=ads().slice(0, 50)).searcher
     given, search = [], searcher._client.search
@@ -272,7 +272,7 @@ def test_a_deadline_is_for_all_parts_of_a_search(tmp_path, monkeypatch):
     searcher.close()
 
 
-def test_milvus_builds_no_indexes_of_fields_that_it_filters_by_itself():
+def test_no_inverted_indexes_are_built_for_milvus():
     own = index.AdIndex(exact().searcher, np.zeros((NUM_ADS, 2), np.int32), ads())
     own.prepare_filters()
     assert own._eligibility._postings.keys() == FIELDS.keys()
@@ -285,7 +285,7 @@ def test_milvus_builds_no_indexes_of_fields_that_it_filters_by_itself():
 
 @pytest.mark.engines
 @requirements.NEEDS_MILVUS
-def test_a_build_that_gets_no_further_is_given_up(tmp_path, monkeypatch):
+def test_a_build_without_progress_is_aborted(tmp_path, monkeypatch):
     monkeypatch.setattr(milvus_build, "_STALLED_SECONDS", 0.0)
     client = connection.connect(str(tmp_path / "a.db"))
     monkeypatch.setattr(type(client), "describe_index", lambda *_: {"indexed_rows": 20})
@@ -303,12 +303,12 @@ def build_in_small_calls(uri, resume_file):
 
 @pytest.mark.engines
 @requirements.NEEDS_MILVUS
-def test_a_killed_build_goes_on_with_the_ads_it_has_added(tmp_path, monkeypatch):
+def test_a_killed_build_resumes_after_the_added_ads(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "BYTES_PER_CALL", 160_000)
     port, notes = serving_fixtures.free_port(), tmp_path / "collection.json"
     uri = f"http://127.0.0.1:{port}"
     with milvus_servers.lite(tmp_path / "data", port):
-        # Each note is one operation on files: the new collection, and a call each.
+        # Writing a note is one operation on files: for the new collection, and after each call.
         assert killed.status_of(build_in_small_calls, uri, notes, at=3) == -9
         (first,) = connection.connect(uri).list_collections()
         built = build_in_small_calls(uri, notes)
@@ -319,16 +319,16 @@ def test_a_killed_build_goes_on_with_the_ads_it_has_added(tmp_path, monkeypatch)
         np.testing.assert_array_equal(
             built.searcher.search(queries(), K)[1], exact().search(queries(), K)[1]
         )
-        # One that nobody goes on with is dropped.
+        # A collection that is not resumed is dropped.
         index.drop_unfinished(notes)
         assert connection.connect(uri).list_collections() == []
 
 
-def test_lists_of_several_collections_or_hosts_merge_into_the_exact_best():
+def test_merged_lists_contain_the_exact_best():
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.normal(size=(300, 8)).astype(np.float32), 2, axis=0)
     asked = rng.normal(size=(5, 8)).astype(np.float32)
-    # Each vector is there twice, in different parts: ties go to the smaller row.
+    # Each vector occurs twice, maybe in different parts. Ties go to the smaller row.
     merged = []
     for query in asked:
         parts = np.array_split(rng.permutation(600), 7)
@@ -361,7 +361,7 @@ def test_an_invalid_config_is_refused(options, message):
         index.IndexConfig(**options)
 
 
-def test_without_pymilvus_the_error_says_what_to_install(monkeypatch):
+def test_a_missing_pymilvus_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     config = index.IndexConfig(backend="milvus", milvus_uri="a.db")
     with pytest.raises(errors.AdIndexError, match=r"needs pymilvus.*pip install .*\[milvus\]"):

@@ -18,7 +18,7 @@ K = 50
 
 @functools.cache
 def built(kind: str) -> ad_index.BuiltIndex:
-    """The index of `index_fixtures.clustered(NUM_ADS)`."""
+    """Builds an index of `index_fixtures.clustered(NUM_ADS)`."""
     embeddings = index_fixtures.clustered(NUM_ADS)
     return ad_index.build_index(
         embeddings, kinds.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
@@ -26,14 +26,14 @@ def built(kind: str) -> ad_index.BuiltIndex:
 
 
 def eligible_rows(share: float, seed: int = 1) -> np.ndarray:
-    """A random share of the rows, in ascending order."""
+    """Returns a random share of the rows, in ascending order."""
     rng = np.random.default_rng(seed)
     count = max(1, round(share * NUM_ADS))
     return np.sort(rng.choice(NUM_ADS, count, replace=False))
 
 
 def exact(embeddings: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """The k best of the given rows, by a matrix product."""
+    """Returns the k best of the given rows, by a matrix product."""
     order = np.argsort(-(queries @ embeddings[rows].T), axis=1, kind="stable")
     return rows[order[:, :k]]
 
@@ -58,7 +58,7 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
     np.testing.assert_allclose(
         scores, np.einsum("bd,bkd->bk", queries, embeddings[found]), atol=0.02
     )
-    # The codes of the index lose as much recall at this k without a filter.
+    # The codes of the index also lose recall at this k without a filter.
     unfiltered = index_recall.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
     if search.is_exact(row_set.RowSet.from_rows(rows, NUM_ADS), K):
@@ -148,8 +148,9 @@ def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
     def of(count: int) -> row_set.RowSet:
         return row_set.RowSet.from_rows(np.arange(count), 2048)
 
-    # 32 of 2,048 are 1/64: 8 times as many cells, 16, which hold 1,024 ads; gathering an ad costs
-    # as much as looking at 32, and 32 * 32 = 1,024. 34 of them: 16 cells still, 1,088 > 1,024.
+    # 32 of 2,048 are 1/64, so 8 times as many cells are probed: 16 cells with 1,024 ads. Gathering
+    # an ad costs as much as comparing 32, and 32 * 32 = 1,024. With 34 eligible ads, there are
+    # still 16 cells, and 1,088 > 1,024.
     assert search.is_exact(of(32), K)
     assert not search.is_exact(of(34), K)
     assert search.is_exact(of(4), K)
@@ -172,8 +173,9 @@ def test_vectors_are_gathered_for_frequent_filters():
     config = kinds.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build_index(embeddings, config).searcher.index
     search = filtered_search.FilteredSearch(index, always_exact=0)
-    # 128 of 2,048: 4 times as many cells, 512 ads; searching a gathered ad costs as much as
-    # looking at 4, and 128 * 4 = 512. At 512: 2 times as many cells, 256 ads, 64 would pay.
+    # With 128 of 2,048, 4 times as many cells are probed: 512 ads. Searching a gathered ad costs as
+    # much as comparing 4, and 128 * 4 = 512. With 512, 2 times as many cells are probed: 256 ads,
+    # so gathering would pay for up to 64.
     often, many = (row_set.RowSet.from_rows(np.arange(n), 2048) for n in (128, 512))
     for eligible, is_gathered in ((often, True), (many, False)):
         for _ in range(2):
@@ -189,8 +191,8 @@ def test_vectors_are_gathered_for_frequent_filters():
 @pytest.mark.parametrize(("name", "limit"), [("_MAX_KEPT_BYTES", 84_000), ("_MAX_KEPT", 2)])
 def test_gathered_vectors_are_cached_within_a_limit(monkeypatch, name, limit):
     queries = index_fixtures.clustered(2)
-    # 300 ads of 32 float32 and of a row take 40,800 bytes, with the bitmap that they are found by
-    # some more: two filters fit, a third puts the oldest out.
+    # 300 ads of 32 float32 and a row number take 40,800 bytes, and the bitmap 376: two filters fit,
+    # and a third evicts the oldest.
     monkeypatch.setattr(filtered_search, name, limit)
     search = filtered_search.FilteredSearch(built("Flat").searcher.index, always_exact=NUM_ADS)
     filters = [row_set.RowSet.from_rows(eligible_rows(0.1, seed), NUM_ADS) for seed in range(3)]

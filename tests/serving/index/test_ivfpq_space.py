@@ -17,7 +17,7 @@ def unit(vectors):
 
 
 def in_a_cone(num_rows, seed):
-    """Ads around one direction. Queries lie in the first 4 of the 32 dimensions."""
+    """Returns ads around one direction. Queries lie in the first 4 of the 32 dimensions."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(num_rows, DIMENSION))
     vectors[:, 0] += 8
@@ -59,8 +59,8 @@ def test_weights_preserve_inner_products():
 def test_weights_are_used_only_if_they_improve_recall(script):
     ads = in_a_cone(20_000, seed=1)
     assert ivfpq_space.weights(ads, narrow(200, seed=2), parameters()) is not None
-    # Queries like ads of the same topics and campaigns: what sets these apart is not what
-    # queries have most of.
+    # Queries are like ads of the same topics and campaigns: these ads do not differ in the
+    # directions in which queries vary the most.
     space = script("workload.tower_embeddings").Space.drawn(64)
     alike = next(space.chunks(20_000))
     assert ivfpq_space.weights(alike, space.queries(200), parameters()) is None

@@ -1,4 +1,4 @@
-"""A kind of index of a user, which is that of docs/howto/own_index.md."""
+"""A user's own kind of index, as in docs/howto/own_index.md."""
 
 import faiss
 import howto
@@ -49,7 +49,7 @@ def test_the_check_of_an_own_kind_leaves_no_map_of_ads_in_its_file():
 
 
 def kind_of(returned, **methods):
-    """Offers a kind whose factory returns this as an attribute of this module."""
+    """Defines a kind in this module whose factory returns a value; returns its config."""
     own = {"factory": lambda self, config, num_ads, dimension: returned, **methods}
     globals()["Own"] = type("Own", (index.IndexKind,), own)
     return index.IndexConfig(kind=f"{__name__}:Own")

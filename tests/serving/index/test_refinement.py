@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 
 import faiss
 import numpy as np
@@ -14,24 +15,33 @@ def unit(num_rows, dimension=32, seed=0):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def refined(kept, **options):
-    config = kinds.IndexConfig(kind="IVFPQ", refine=kept, num_probes=64, **options)
-    return index_build.build(unit(2000), config)[0]
+@functools.cache
+def serialized(refine):
+    config = kinds.IndexConfig(kind="IVFPQ", refine=refine, num_probes=64)
+    return faiss.serialize_index(index_build.build(unit(2000), config)[0])
 
 
-@pytest.mark.parametrize("kept", kinds.REFINEMENTS)
-def test_the_best_codes_are_ordered_by_the_stored_vectors(kept):
-    index = refined(kept, refine_factor=3.0)
+def refined(refine):
+    """Returns a new copy of the index of `unit(2000)`."""
+    return faiss.deserialize_index(serialized(refine))
+
+
+@pytest.mark.parametrize("refine", kinds.REFINEMENTS)
+def test_the_best_codes_are_ordered_by_the_stored_vectors(refine):
+    index = refined(refine)
+    index.k_factor = 3.0
     queries = unit(20, seed=1)
     scores, rows = refinement.Refinement(index).search(queries, 200)
     _, candidates = index.base_index.search(queries, 600)
     vectors = faiss.downcast_index(index.refine_index).reconstruct_n(0, 2000)
-    for query, found, own, own_scores in zip(queries, candidates, rows, scores, strict=True):
+    for query, found, query_rows, query_scores in zip(
+        queries, candidates, rows, scores, strict=True
+    ):
         expected = vectors[found] @ query
         order = np.argsort(-expected)[:200]
-        np.testing.assert_allclose(own_scores, expected[order], atol=2e-6)
-        # Sums are in another order, so a few ads with almost the same score swap positions.
-        assert (own == found[order]).mean() >= 0.99
+        np.testing.assert_allclose(query_scores, expected[order], atol=2e-6)
+        # Sums have another order, so a few ads with almost the same score swap positions.
+        assert (query_rows == found[order]).mean() >= 0.99
 
 
 def test_scores_of_stored_floats_are_the_inner_products():
@@ -42,9 +52,9 @@ def test_scores_of_stored_floats_are_the_inner_products():
     np.testing.assert_allclose(scores, ads[rows] @ query, atol=1e-6)
 
 
-@pytest.mark.parametrize("kept", kinds.REFINEMENTS)
-def test_unaligned_vectors_of_a_mapped_file_are_not_copied(kept, tmp_path):
-    index = refined(kept)
+@pytest.mark.parametrize("refine", kinds.REFINEMENTS)
+def test_unaligned_vectors_of_a_mapped_file_are_not_copied(refine, tmp_path):
+    index = refined(refine)
     query, rows = unit(1, seed=3)[0], np.arange(0, 2000, 7)
     expected = refinement.Refinement(index).scores(query, rows)
     faiss.write_index(index, str(tmp_path / "index.faiss"))

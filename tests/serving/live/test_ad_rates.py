@@ -16,7 +16,7 @@ SCHEMA = pa.schema({AD_ID: pa.string(), "brand": pa.string(), "brand_rate": pa.f
 
 
 def brand_ids(ads):
-    """Ids of brands, which may be any int32; those of unknown and missing brands are 0."""
+    """Returns ids of brands, which may be any int32; unknown and missing brands have 0."""
     return np.array([BRANDS.get(brand, 0) for brand in ads["brand"].to_pylist()], np.int32)
 
 
@@ -26,7 +26,7 @@ def buckets(ads):
 
 
 def encoded(rates, *columns):
-    """Encodes rates with a tower whose ad features are some columns after a constant one."""
+    """Encodes rates with a tower whose ad features are a constant column and then `columns`."""
 
     def embed(ads):
         own = [np.full(ads.num_rows, 7, np.int32), *(column(ads) for column in columns)]
@@ -44,7 +44,7 @@ def encoded(rates, *columns):
 
 
 def test_rates_are_set_for_any_ids_and_not_for_missing_values():
-    # An unknown value has the id of a missing one, so that its rate would be that of all such ads.
+    # An unknown value has the id of a missing one, so its rate would apply to all such ads.
     update = encoded({"acme": 0.9, "unknown": 0.5, "bolt": 0.25}, brand_ids, buckets)
     assert (update.columns, update.numbers) == ((1, 2), {"acme": 0.9, "bolt": 0.25})
     features = np.array([[[7, 2_000_000_000, 11], [7, -7, 21], [7, 0, 0], [7, 5, 3]]], np.int32)
@@ -54,7 +54,7 @@ def test_rates_are_set_for_any_ids_and_not_for_missing_values():
     )
 
 
-def test_rates_of_unknown_values_alone_are_left_out():
+def test_rates_of_unknown_values_are_left_out():
     update = encoded({"unknown": 0.5}, brand_ids, buckets)
     assert update.numbers == {}
     features = np.array([[7, 0, 0]], np.int32)

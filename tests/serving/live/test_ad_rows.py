@@ -10,9 +10,9 @@ from serving.live import ad_rows
 @pytest.mark.parametrize(
     ("type_", "expected"),
     [
-        # `tfrec export` divides by the largest value, so that any vector is in float16.
+        # `tfrec export` divides by the largest value, so that any vector fits into float16.
         (pa.float16(), [[0.25, -1.0], None, None]),
-        # `tfrec publish` keeps vectors as they are in the table of ads.
+        # `tfrec publish` keeps vectors as in the table of ads.
         (pa.float32(), [[0.5, -2.0], [0.0, 0.0], None]),
     ],
 )

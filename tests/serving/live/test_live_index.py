@@ -49,10 +49,10 @@ def checked(filters):
 def embedding_of(view, ad_id):
     """The embedding of an added ad, as a query that finds it first."""
     snapshot = view._added
-    for place, (alive, embedding) in enumerate(
+    for position, (alive, embedding) in enumerate(
         zip(snapshot.alive, snapshot.embeddings, strict=True)
     ):
-        if alive and snapshot.take(np.array([place]))["__ad_id__"][0].as_py() == ad_id:
+        if alive and snapshot.take(np.array([position]))["__ad_id__"][0].as_py() == ad_id:
             return embedding[None]
     raise AssertionError(f"{ad_id} was not added")
 
@@ -73,15 +73,15 @@ def query():
 
 def test_without_updates_searches_equal_those_of_the_release(release):
     live = live_index.LiveIndex(release)
-    for mine, own in zip(
+    for found, expected in zip(
         live.view().search(query(), 20), release.ad_index.search(query(), 20), strict=True
     ):
-        np.testing.assert_array_equal(mine, own)
+        np.testing.assert_array_equal(found, expected)
     assert not (release.base / "live").exists()
     assert live.status()["num_ads"] == 300
 
 
-def test_requests_see_updates_while_another_process_holds_the_lock_of_writers(release):
+def test_requests_see_updates_while_another_process_holds_the_writers_lock(release):
     live = live_index.LiveIndex(release)
     live_index.LiveIndex(release).update([NEW])
     waits, writing = threading.Event(), live._store.writing
@@ -132,7 +132,7 @@ def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features
 
 @pytest.mark.parametrize(("column", "key"), [("a", "a"), (None, "advertiser")])
 def test_a_field_that_is_the_ad_key_has_the_ad_id_unless_it_is_given(release, column, key):
-    # As an export writes it: a column that is the name is null.
+    # An export writes a null column if it is the same as the name.
     field = fields.Field("advertiser", "categorical", "ad", column=column)
     schema = {
         "name": "tiny",
@@ -217,10 +217,10 @@ def test_filters_see_added_and_changed_ads(release):
     assert eligible("advertiser", none_of=["nobody"]) == everything
 
 
-def test_values_of_more_ads_than_a_filter_may_name(release):
+def test_values_are_found_for_more_ads_than_a_filter_may_name(release):
     live = live_index.LiveIndex(release)
     live.update([NEW, {"ad_id": "ad-3", "fields": {"advertiser": "advertiser-new"}}], ["ad-5"])
-    # The events of many users.
+    # As in the events of many users.
     many = [f"gone-{n}" for n in range(60_000)]
     found = live.view().values([*many, "new-1", "ad-3", "ad-4", "ad-5"], ["advertiser"])
     assert found["advertiser"] == {
@@ -330,7 +330,7 @@ def keeping_commits(path, before, content):
 
 
 @pytest.mark.parametrize("kept_bytes", [1, 3, 8, 11, 12, 13, 500, None])
-def test_an_interrupted_write_is_kept_aside_and_earlier_ones_are_kept(release, kept_bytes):
+def test_an_interrupted_write_is_set_aside_and_earlier_ones_are_kept(release, kept_bytes):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     path = journal_path(release)
@@ -343,7 +343,7 @@ def test_an_interrupted_write_is_kept_aside_and_earlier_ones_are_kept(release, k
     reopened = live_index.LiveIndex(release)
     assert (reopened.view().num_added, reopened.view().num_removed) == (1, 0)
     assert reopened.status()["cut_bytes"] == 0
-    # The next writer cuts it off. Readers see it, and read what follows.
+    # The next writer sets it aside. Readers notice, and read the updates that follow.
     follower = live_index.LiveIndex(release)
     reopened.update([], ["ad-6"])
     follower.refresh()
@@ -379,7 +379,7 @@ def damaged(content, rng):
 
 
 @pytest.mark.parametrize("num_updates", [1, 2])
-def test_damage_in_acknowledged_updates_is_never_taken_for_an_interrupted_write(
+def test_damage_in_acknowledged_updates_is_never_mistaken_for_an_interrupted_write(
     release, num_updates
 ):
     live = live_index.LiveIndex(release)
@@ -404,19 +404,19 @@ def test_a_release_on_a_volume_that_disappears_keeps_its_ads(release):
     away.rename(release.base)
     live.refresh()
     assert (live.view().num_removed, live.problem) == (1, None)
-    # A journal that is removed alone is one whose updates are not wanted.
+    # If only the journal is removed, its updates are no longer wanted.
     journal_path(release).unlink()
     live.refresh()
     assert (live.view().num_removed, live.problem) == (0, None)
 
 
-@pytest.mark.parametrize("place", journal._COMMIT_OFFSETS)
-def test_a_damaged_commit_loses_no_update_and_is_repaired(release, place):
+@pytest.mark.parametrize("offset", journal._COMMIT_OFFSETS)
+def test_a_damaged_commit_loses_no_update_and_is_repaired(release, offset):
     live, path = live_index.LiveIndex(release), journal_path(release)
     for number in range(4):
         live.update([{**NEW, "ad_id": f"new-{number}"}])
     content = bytearray(path.read_bytes())
-    content[place + 13] ^= 1
+    content[offset + 13] ^= 1
     path.write_bytes(content)
     reopened = live_index.LiveIndex(release)
     assert reopened.view().num_added == 4
@@ -448,14 +448,16 @@ def test_damage_is_reported_by_running_processes_and_nothing_is_written_after_it
     assert journal_path(release).read_bytes() == content
 
 
-def test_readers_see_an_update_once_it_is_committed_whatever_the_clock_says(release, monkeypatch):
+def test_readers_see_an_update_once_it_is_committed_even_if_the_clock_stands_still(
+    release, monkeypatch
+):
     writer, reader = live_index.LiveIndex(release), live_index.LiveIndex(release)
     writer.update([NEW])
     reader.refresh()
     write_commit = journal._write_commit
 
     def read_and_commit(file, commit):
-        # The size of the file does not change after this, and the clock may stand still.
+        # The size of the file does not change after this.
         os.utime(journal_path(release), (1, 1))
         reader.refresh()
         seen.append(reader.view().num_removed)
@@ -553,7 +555,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
 
 @pytest.mark.process
 @pytest.mark.parametrize("as_json", [False, True])
-def test_the_script_says_what_a_table_of_ads_lacks(release, tmp_path, as_json):
+def test_the_script_reports_missing_columns_and_ad_ids(release, tmp_path, as_json):
     path = tmp_path / "ads.csv"
     path.write_text("ad_id,tags,price\nc-1,a|b,2.5\n,a,1\n,b,1\n")
     flags = [f"--bundle={release.base}", f"--add={path}", *(["--json"] if as_json else [])]
@@ -566,7 +568,7 @@ def test_the_script_says_what_a_table_of_ads_lacks(release, tmp_path, as_json):
 
 
 @pytest.mark.process
-def test_the_script_says_that_files_have_no_ads(release, tmp_path):
+def test_the_script_reports_files_without_ads(release, tmp_path):
     (tmp_path / "ads.csv").write_text("ad_id,price\n")
     (tmp_path / "ids.txt").write_text("")
     flags = [f"--add={tmp_path / 'ads.csv'}", f"--remove={tmp_path / 'ids.txt'}"]
@@ -692,7 +694,7 @@ def test_an_update_that_cannot_be_written_is_not_applied(release, monkeypatch):
     assert live_index.LiveIndex(release).view().num_removed == 1
 
 
-def test_a_first_update_that_may_not_be_on_the_disk_is_not_denied(release, monkeypatch):
+def test_a_first_update_that_may_not_be_on_disk_may_still_be_applied(release, monkeypatch):
     live, sync = live_index.LiveIndex(release), os.fsync
     directory = journal_path(release).parent
     directory.mkdir(parents=True)
@@ -716,7 +718,7 @@ def test_a_full_disk_does_not_change_the_journal(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
-    # The kernel truncates the write, as on a full disk, and rejects the rest.
+    # The kernel truncates the write, and rejects the rest, as on a full disk.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 700, limits[1]))
@@ -756,13 +758,13 @@ def test_searches_do_not_wait_while_an_ad_is_embedded(release, monkeypatch):
     writing = threading.Thread(target=other.update, args=([], ["ad-5"]))
     writing.start()
     writing.join(30)
-    taking_up = threading.Thread(target=live.refresh)
-    taking_up.start()
-    taking_up.join(30)
-    waiting = writing.is_alive(), taking_up.is_alive()
+    refreshing = threading.Thread(target=live.refresh)
+    refreshing.start()
+    refreshing.join(30)
+    waiting = writing.is_alive(), refreshing.is_alive()
     seen = live.view().num_removed
     go_on.set()
-    for thread in (updating, writing, taking_up):
+    for thread in (updating, writing, refreshing):
         thread.join(60)
     assert waiting == (False, False)
     assert seen == 1
@@ -822,22 +824,22 @@ class Noted:
 def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([], ["ad-5"])
-    taking_up, go_on = threading.Event(), threading.Event()
+    applying, go_on = threading.Event(), threading.Event()
     apply, seen = live_state.LiveState.apply, []
 
     def slowly(state, update):
-        taking_up.set()
+        applying.set()
         assert go_on.wait(60)
         apply(state, update)
 
-    def look():
+    def refresh():
         follower.refresh()
         seen.append(follower.view().num_removed)
 
     monkeypatch.setattr(live_state.LiveState, "apply", slowly)
-    threads = [threading.Thread(target=look) for _ in range(2)]
+    threads = [threading.Thread(target=refresh) for _ in range(2)]
     threads[0].start()
-    assert taking_up.wait(60)
+    assert applying.wait(60)
     asked = threading.Event()
     monkeypatch.setattr(follower, "_lock", Noted(follower._lock, asked))
     threads[1].start()
@@ -848,7 +850,7 @@ def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
     assert seen == [1, 1]
 
 
-def test_requests_do_not_wait_for_the_disk_that_an_update_is_written_to(release, monkeypatch):
+def test_requests_do_not_wait_while_an_update_is_written_to_disk(release, monkeypatch):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     syncing, go_on, sync = threading.Event(), threading.Event(), os.fdatasync
@@ -935,12 +937,14 @@ def test_a_journal_of_ads_that_stay_is_rewritten_each_time_its_size_has_doubled(
     release, monkeypatch
 ):
     monkeypatch.setattr(live_index, "_MIN_REWRITTEN_BYTES", 30_000)
-    rewritten = []
+    rewritten, tower = [], None
     for number in range(40):
-        # Each process knows the size after the last time.
+        # Each process reads the size after the last rewrite.
         live = live_index.LiveIndex(release)
+        live._tower = tower  # Loading it takes most of the time.
         before = journal_path(release).stat().st_ino if number else None
-        live.update([{**NEW, "ad_id": f"new-{number}-{place}"} for place in range(100)])
+        live.update([{**NEW, "ad_id": f"new-{number}-{count}"} for count in range(100)])
+        tower = live._tower
         if number and journal_path(release).stat().st_ino != before:
             rewritten.append(number)
     assert live.view().num_added == 4000
@@ -966,11 +970,11 @@ def test_searches_during_updates_return_valid_results(release):
             ids = view.ad_ids(rows[0])
             shown = fields_of(view, rows[0])
             if len(ids) != view.num_ads or len(set(ids)) != len(ids):
-                problems.append("an ad is missing or twice")
+                problems.append("an ad is missing or found twice")
             if view.features(rows).shape != (1, len(ids), 5):
                 problems.append("features")
             if any(ad_id in removed_first for ad_id in ids):
-                problems.append("a removed ad came")
+                problems.append("a removed ad was found")
             if any(
                 (fields["category"] == "new") != ad_id.startswith("new")
                 for ad_id, fields in zip(ids, shown, strict=True)
@@ -978,15 +982,15 @@ def test_searches_during_updates_return_valid_results(release):
                 problems.append("fields of another ad")
             _, rows = view.search(queries[:1], 400, view.eligible(only_new))
             if not all(ad_id.startswith("new") for ad_id in view.ad_ids(rows[0])):
-                problems.append("an ineligible ad came")
+                problems.append("an ineligible ad was found")
 
     removed_first = {f"ad-{row}" for row in range(100)}
     live.update([], sorted(removed_first))
     threads = [threading.Thread(target=search, args=(seed,)) for seed in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(120):
-        ad_id = f"new-{number % 60}"
+    for number in range(60):
+        ad_id = f"new-{number % 20}"
         if number % 3 == 2:
             live.update([], [ad_id])
         else:
@@ -1067,14 +1071,14 @@ def test_the_state_of_the_updates_is_part_of_the_bundle_route(release, ranker_ad
     assert json.dumps(live)
 
 
-def test_metrics_tell_interrupted_updates_and_damage(release, ranker_address):
+def test_metrics_report_interrupted_updates_and_damage(release, ranker_address):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     path = journal_path(release)
     service = serving_fixtures.make_orchestrator(release, ranker_address)
 
     def observed():
-        """The metrics after another request."""
+        """Returns the metrics after another request."""
         httpx.post(f"{url}/v1/recommend", json={"k": 2}, timeout=60).raise_for_status()
         page = httpx.get(f"{url}/metrics", timeout=60).text
         values = dict(line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")
@@ -1118,7 +1122,7 @@ def test_a_column_of_released_and_added_ads_is_in_row_order(release):
     ]
 
 
-def test_what_an_ad_shows_is_kept_for_the_release_and_for_added_ads(release):
+def test_values_to_show_are_kept_for_released_and_added_ads(release):
     live = live_index.LiveIndex(release)
     shown = {"title": "Größe 42", "stock": [1, 2.5]}
     live.update([{**NEW, "show": shown}, {"ad_id": "plain"}])
@@ -1130,5 +1134,5 @@ def test_what_an_ad_shows_is_kept_for_the_release_and_for_added_ads(release):
             {"title": None, "stock": 10},
             {"title": None, "stock": None},
         ]
-    # What is shown is no field: it cannot be filtered by.
+    # Values to show are not fields, so filters cannot use them.
     assert "__show__" not in release.ad_index._eligibility.kinds

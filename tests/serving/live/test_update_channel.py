@@ -1,4 +1,4 @@
-"""Live updates that several hosts see: one base directory for all, or a channel between theirs."""
+"""Live updates on several hosts, which share a base directory or a channel."""
 
 import dataclasses
 import errno
@@ -23,7 +23,7 @@ def ad(name, price=1.0):
 
 
 class Hosts:
-    """Makes the hosts of a test; `url` is that of their channel, or None if they share a disk."""
+    """Makes the hosts of a test; `url` is the address of their channel; None: a shared disk."""
 
     def __init__(self, tiny_base, tiny_bundle, directory, url):
         self._tiny_base, self._bundle, self._directory = tiny_base, tiny_bundle, directory
@@ -87,7 +87,7 @@ redis_only = [pytest.mark.engines, requirements.NEEDS_VALKEY]
 
 
 def new_ads(index):
-    """Prices of the ads that updates have added, by id, once the index has applied the journal."""
+    """Refreshes an index, and returns the price of each added ad by its id."""
     index.refresh()
     view = index.view()
     ids = [f"new-{number}" for number in range(60)]
@@ -118,7 +118,7 @@ def no_problem(index):
     waiting.until(lambda: index.problem is None)
 
 
-def test_an_update_of_one_host_is_seen_on_the_others_in_its_order(hosts):
+def test_the_updates_of_a_host_are_seen_on_the_others_in_order(hosts):
     first, second, third = (hosts.open(number) for number in range(3))
     first.update([ad("new-1"), ad("new-2")])
     sees(second, {"new-1": 1.0, "new-2": 1.0})
@@ -132,14 +132,14 @@ def test_an_update_of_one_host_is_seen_on_the_others_in_its_order(hosts):
     sees(second, {})
 
 
-def test_updates_at_once_have_one_order_and_are_applied_once_on_each_host(hosts):
+def test_concurrent_updates_have_one_order_and_are_applied_once_on_each_host(hosts):
     indexes = [hosts.open(number) for number in range(3)]
     failed = []
 
     def write(number):
         try:
             for step in range(8):
-                # All write the same ads, so that the order decides.
+                # All hosts write the same ads, so the order matters.
                 indexes[number].update([ad(f"new-{step}", 10.0 * step + number)])
         except Exception as error:
             failed.append(error)
@@ -188,7 +188,7 @@ def test_hosts_follow_each_other_when_their_journals_are_rewritten(hosts, monkey
     assert hosts.open(0).num_updates == 9
 
 
-def test_an_update_that_is_not_valid_is_published_nowhere(hosts):
+def test_an_invalid_update_is_not_published(hosts):
     first, second = hosts.open(0), hosts.open(1)
     with pytest.raises(errors.InvalidAdError):
         first.update([{"ad_id": "new-1", "fields": {"nothing": 1}}])
@@ -199,7 +199,7 @@ def test_an_update_that_is_not_valid_is_published_nowhere(hosts):
 
 @pytest.mark.engines
 @requirements.NEEDS_VALKEY
-def test_an_update_that_the_channel_has_is_not_denied_if_the_journal_cannot_be_written(
+def test_an_update_in_the_channel_is_applied_once_the_journal_can_be_written(
     redis_hosts, monkeypatch
 ):
     first, second = redis_hosts.open(0), redis_hosts.open(1)
@@ -234,7 +234,7 @@ def test_an_address_without_a_port_number_is_refused():
         live.check_channel("redis://localhost:x/0")
 
 
-def test_a_client_that_is_not_installed_is_named(monkeypatch):
+def test_a_missing_client_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     monkeypatch.delitem(sys.modules, "serving.live.redis_channel", raising=False)
     monkeypatch.delattr(live, "redis_channel", raising=False)
@@ -265,7 +265,7 @@ class TestRedis:
         for index in (second, starting):
             sees(index, {"new-1": 1.0, "new-2": 1.0})
 
-    def test_a_server_that_does_not_answer_keeps_no_request_waiting(self, redis_hosts, valkey):
+    def test_requests_do_not_wait_for_a_server_that_does_not_answer(self, redis_hosts, valkey):
         first, second = redis_hosts.open(0), redis_hosts.open(1)
         valkey.signal(signal.SIGSTOP)
         assert "cannot be used" in problem_of(second)
@@ -274,7 +274,7 @@ class TestRedis:
         assert new_ads(second) == {}
         valkey.signal(signal.SIGCONT)
         no_problem(second)
-        # Whether the refused update is in the stream is not known; all hosts agree.
+        # The stream may or may not have the refused update; all hosts agree on it.
         first.update([ad("new-1", 2.0)])
         sees(second, {"new-1": 2.0})
         assert records(first) == records(second)
@@ -288,7 +288,7 @@ class TestRedis:
         observer.replicaof("127.0.0.1", "1")
         with pytest.raises(errors.LiveIndexError, match="read only replica"):
             index.update([ad("new-2")])
-        # The next one leads wherever the address does, as to the new primary.
+        # The next connection goes to the current server at the address, such as a new primary.
         waiting.until(lambda: len(observer.client_list(_type="normal")) == 1)
         observer.replicaof("NO", "ONE")
         index.update([ad("new-2")])
@@ -340,7 +340,7 @@ class TestRedis:
         assert "has no update 1; its next one is 4. It was trimmed." in problem_of(newcomer)
         with pytest.raises(errors.LiveIndexError, match="It was trimmed"):
             newcomer.update([ad("new-9")])
-        # Nothing is amiss for a host that has them all.
+        # A host that has all updates has no problem.
         first.update([ad("new-4")])
         assert first.problem is None
         shutil.copytree(first._store._directory, newcomer._store._directory, dirs_exist_ok=True)
@@ -358,10 +358,10 @@ class TestRedis:
         assert "has lost its updates after 0" in problem_of(first)
         assert new_ads(first) == {"new-1": 5.0}
 
-    def test_an_update_that_ended_between_stream_and_journal_is_applied_once(self, redis_hosts):
+    def test_an_update_that_was_published_but_not_in_the_journal_is_applied_once(self, redis_hosts):
         first, second = redis_hosts.open(0), redis_hosts.open(1)
         change = live_update.Update((), *_nothing(first))
-        # What is left of a process that was killed after it had published.
+        # As if the process had been killed after publishing.
         assert first._channel.publish(live_update.encode(change), first._store.position)
         second.update([ad("new-2")])
         for index in (first, second):
@@ -385,7 +385,9 @@ class TestRedis:
         redis_hosts.url = valkey.url.replace("//", "//:secret@")
         redis_hosts.open(1).update([ad("new-1")])
 
-    def test_a_service_says_what_it_lacks_and_answers(self, redis_hosts, valkey, ranker_address):
+    def test_a_service_that_lost_its_channel_reports_it_and_answers(
+        self, redis_hosts, valkey, ranker_address
+    ):
         release = redis_hosts.release(0)
         service = serving_fixtures.make_orchestrator(
             release, ranker_address, updates=live.open_channel(valkey.url, release)
@@ -412,7 +414,7 @@ class TestRedis:
 
 
 def _nothing(index):
-    """The table, embeddings and features of an update without ads."""
+    """Returns the table, embeddings and features of an update without ads."""
     table = index._rows.check([])
     return (table, *index._embed(table))
 

@@ -20,7 +20,7 @@ ADS = pa.table(
 
 
 def resolve(filters: dict) -> list[int]:
-    """The eligible rows of ADS."""
+    """Returns the eligible rows of ADS."""
     index = eligibility.Eligibility(ADS, ad_index.AD_ID)
     checked = requests.FilterFields(index.kinds).check(requests.parse(requests.Filters, filters))
     eligible = index.eligible(checked)
@@ -66,7 +66,7 @@ def test_a_condition_matches_the_rows_with_its_values(filters, expected):
         (one("price", at_least=-1e9), [0, 1, 4, 5]),
     ],
 )
-def test_a_missing_value_matches_no_list_and_is_excluded_by_none(filters, expected):
+def test_a_missing_value_meets_no_inclusion_and_every_exclusion(filters, expected):
     assert resolve(filters) == expected
 
 
@@ -98,7 +98,7 @@ def test_ids_of_unknown_ads_are_ignored():
     assert resolve({"allowed_ads": []}) == []
 
 
-def test_equal_filters_are_equal_after_validation_and_integers_are_ids():
+def test_validated_filters_are_equal_if_they_mean_the_same():
     checker = requests.FilterFields({"campaign": "categorical"})
     condition = requests.Condition(field="campaign", any_of=[7, "5", "7"])
     by_class = checker.check(requests.Filters(conditions=[condition], excluded_ads=[3, "2", 3]))
@@ -112,7 +112,7 @@ def test_equal_filters_are_equal_after_validation_and_integers_are_ids():
     assert by_class.conditions[0].any_of == ("5", "7")
 
 
-def test_a_vector_is_refused_as_what_it_is():
+def test_a_vector_is_refused_by_name():
     checker = requests.FilterFields({"image": "dense", "brand": "categorical"})
     filters = requests.Filters(conditions=[requests.Condition(field="image", any_of=[0.5])])
     with pytest.raises(

@@ -97,7 +97,7 @@ def test_the_choice_is_measured_with_held_out_queries():
     assert json.loads(json.dumps(choice.summary()))["held_out"]["recall"] == pytest.approx(recall)
 
 
-def test_only_the_best_setting_of_an_index_is_timed_and_the_choice_is_the_same_again():
+def test_only_the_best_setting_of_an_index_is_timed_and_the_choice_is_deterministic():
     ads, queries = clustered(3000), clustered(40, seed=1)
     tried = [dataclasses.replace(CONFIG, kind=kind) for kind in ("IVF", "IVFPQ")]
     first, second = (index_choice.tune_index(ads, queries, CONFIG, tried) for _ in range(2))
@@ -124,7 +124,7 @@ def test_the_work_of_exact_search_and_of_cells_is_counted():
     assert counted == pytest.approx(16 + faiss.cvar.indexIVF_stats.ndis / 20)
 
 
-def test_the_work_of_codes_is_that_of_the_scan_and_of_what_is_scored_again():
+def test_the_work_of_codes_includes_the_scan_and_the_rescored_ads():
     ads, queries = clustered(2048), clustered(20, seed=1)
     config = dataclasses.replace(CONFIG, kind="IVFPQ", num_lists=16, num_probes=16)
     codes = index_choice.build(ads, dataclasses.replace(config, refine_factor=50.0))
@@ -133,12 +133,12 @@ def test_the_work_of_codes_is_that_of_the_scan_and_of_what_is_scored_again():
     assert search_cost.count_distances(codes.searcher, queries, 20) == pytest.approx(expected)
 
 
-def test_times_end_at_their_limit_and_a_few_queries_are_timed_in_any_case():
+def test_timing_ends_at_its_limit_but_measures_at_least_ten_queries():
     ads, queries = clustered(100), clustered(30, seed=1)
     flat = index_choice.build(ads, dataclasses.replace(CONFIG, kind="Flat")).searcher
 
     def timed(max_seconds):
-        # Read before and after each query, so a query takes a second.
+        # The clock is read before and after each query, so a query takes a second.
         return index_recall.time_alone(
             flat, queries, 5, max_seconds, clock=map(float, itertools.count()).__next__
         )
@@ -166,7 +166,7 @@ def test_auto_is_exact_search_for_small_catalogs_without_any_measurement():
     assert built.manifest_index(1.0)["build"] == {"factory": "Flat"}
 
 
-def test_auto_records_the_reason_of_its_choice():
+def test_auto_records_the_reason_for_its_choice():
     ads, queries = clustered(10_001), clustered(20, seed=1)
     config = dataclasses.replace(CONFIG, latency_budget_ms=1e6)
     tuning = ad_index.build_index(ads, config, tuning_queries=queries).build_parameters["tuning"]
