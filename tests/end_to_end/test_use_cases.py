@@ -85,9 +85,9 @@ def test_a_ranker_learns_what_readers_like_from_a_log_of_clicks_alone(
 ):
     data_set = converted("articles", script, writing, tmp_path)
     assert data_set.label_count("train", "engagement") > 0
-    config = dataclasses.replace(ranker_config, num_blocks=0)
+    config = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
     ranking.train_ranker(data_set, config, tmp_path / "ranker")
     notes = json.loads((tmp_path / "ranker" / "ranker.json").read_text())
-    aucs = [epoch["validation_click_auc"] for epoch in notes["history"]]
+    (epoch,) = notes["history"]
     # By chance it would be 0.5, with an error of 0.02 for 300 clicks among 1,500 rows.
-    assert max(aucs) > 0.6
+    assert epoch["validation_click_auc"] > 0.6

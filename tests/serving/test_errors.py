@@ -19,7 +19,7 @@ from serving import errors
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_of_the_clients_reach_another_process_as_they_were_raised(error):
+def test_client_errors_can_be_pickled_and_copied(error):
     error.add_note("in worker 3")
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
         assert type(other) is type(error)

@@ -57,13 +57,13 @@ def _kill_at(left):
         setattr(module, name, counted(getattr(module, name)))
 
 
+def copy_parts(source, staged):
+    """Fills the directories from release 1 of `source`, and returns its content."""
+    for part in manifest.PARTS:
+        shutil.copytree(source / part / "1", getattr(staged, part), dirs_exist_ok=True)
+    return manifest.read(source, 1)
+
+
 def publish_copy(base, source):
     """Publishes release 1 of `source` in `base`, with fewer operations than saving models."""
-
-    def write(staged):
-        for part in manifest.PARTS:
-            target = getattr(staged, part)
-            shutil.copytree(source / part / "1", target, dirs_exist_ok=True)
-        return manifest.read(source, 1)
-
-    return releases.publish(base, write).version
+    return releases.publish(base, lambda staged: copy_parts(source, staged)).version

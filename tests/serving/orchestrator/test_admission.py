@@ -48,7 +48,7 @@ def test_admission_is_released_and_a_batch_above_the_limits_is_admitted_alone(cl
         )
 
 
-def test_what_would_be_late_behind_those_in_flight_is_refused(clock):
+def test_a_request_that_would_be_late_is_refused(clock):
     limit = admission.Admission(100, 1_000, clock=clock)
     for _ in range(100):
         answer_in(limit, clock, 0.1)
@@ -133,7 +133,7 @@ def test_an_overloaded_server_answers_at_its_capacity_and_in_time(load, deadline
     assert in_time >= 0.9 * 100 * 20
 
 
-def test_a_server_that_becomes_slower_and_faster_again_is_followed():
+def test_admission_adapts_to_a_server_that_becomes_slower_and_faster():
     # 100 answers a second, 25 in the seconds from 8 to 12, at 150 requests a second.
     latencies = overload(lambda at: 0.04 if 8 <= at < 12 else 0.01, 150, 2_000)
     in_time = sum(latency <= 2_000 for latency in latencies)

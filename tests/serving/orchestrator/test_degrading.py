@@ -40,7 +40,7 @@ def run(tiny_bundle, clock):
     return run_scenario
 
 
-def test_the_pace_is_a_line_through_what_calls_took():
+def test_the_pace_is_a_linear_fit_of_the_latency():
     learned = ranker.Pace()
     assert learned.expected_ms(500) == 0.0
     learned.observe(500, 10.0)
@@ -70,7 +70,7 @@ def slow_address(ranker_address, clock):
         yield address
 
 
-def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run, slow_address):
+def test_if_time_is_short_only_the_best_candidates_are_ranked(run, slow_address):
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
     hurried = serving_fixtures.changed(REQUEST, deadline_ms=18_000)
 
@@ -100,7 +100,7 @@ def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run
     assert {ad.ad_id for ad in fewer[0].ads} <= {ad.ad_id for ad in retrieved.ads}
 
 
-def test_as_many_are_ranked_as_the_answer_shows(run, slow_address):
+def test_at_least_k_candidates_are_ranked(run, slow_address):
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
 
     async def scenario(service):
@@ -114,7 +114,7 @@ def test_as_many_are_ranked_as_the_answer_shows(run, slow_address):
     assert "Ranked the best 200 of 300" in answer.degraded
 
 
-def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run, ranker_address):
+def test_a_failed_call_is_retried_with_half_of_the_candidates(run, ranker_address):
     calls = []
 
     def fail_once(reply):
@@ -202,7 +202,7 @@ def test_requests_of_a_batch_with_a_short_deadline_cost_the_others_no_answer(
     assert [answer.order for answer in answers] == ["retrieval", "utility", "retrieval"]
 
 
-def test_an_ad_with_a_score_of_nan_counts_as_worthless_and_is_named(run, ranker_address):
+def test_a_score_of_nan_counts_as_0_and_its_ad_is_named(run, ranker_address):
     def edit(reply):
         if num_scored(reply) == 300:  # Not the probes.
             reply.outputs["click_probability"].float_val[7] = np.nan
@@ -259,9 +259,7 @@ class _Held:
         assert self.go_on.wait(60)
 
 
-def test_a_hanging_ranker_opens_the_circuit_breaker_until_its_probes_pass(
-    run, ranker_address, clock
-):
+def test_a_hanging_ranker_opens_the_circuit_breaker_until_its_probes_pass(run, ranker_address):
     held = _Held()
     config = OrchestratorConfig(default_deadline_ms=200)
     patient = serving_fixtures.changed(REQUEST, deadline_ms=60_000)
@@ -355,7 +353,7 @@ def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ran
         assert "The ranker was busy until the deadline of 200 ms" in answer.degraded
 
 
-def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clock):
+def test_concurrent_requests_share_the_time_so_that_all_are_ranked(run, ranker_address, clock):
     config = OrchestratorConfig(
         num_candidates=300,
         default_deadline_ms=60_000,
@@ -413,7 +411,7 @@ def test_time_that_passed_before_the_service_began_counts(run, ranker_address, c
     assert answer.stage_ms["total"] == pytest.approx(500)
 
 
-def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
+def test_scores_do_not_depend_on_the_number_of_candidates(run, ranker_address):
     """A candidate's score does not depend on its neighbors, so fewer give the same scores."""
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 

@@ -49,7 +49,7 @@ def test_a_request_that_finds_a_free_thread_runs_alone_and_waiting_ones_share_a_
     assert calls == [[1], [2, 3, 5, 6], [4], [7, 8]]
 
 
-def test_an_error_is_that_of_the_item_at_fault_alone():
+def test_an_error_fails_only_the_item_that_caused_it():
     go = threading.Event()
 
     def run(items):
@@ -83,7 +83,7 @@ class HeldRun:
         return list(items)
 
 
-def test_what_was_given_up_while_it_waited_is_not_computed():
+def test_an_item_that_is_canceled_while_it_waits_is_not_computed():
     held = HeldRun()
 
     async def main(batches):
@@ -99,7 +99,7 @@ def test_what_was_given_up_while_it_waited_is_not_computed():
     assert isinstance(found[1], asyncio.CancelledError)
 
 
-def test_what_is_late_when_its_turn_comes_is_not_computed_unless_it_never_waited():
+def test_an_item_that_is_late_after_waiting_is_not_computed():
     held = HeldRun()
 
     async def main(batches):

@@ -1,7 +1,9 @@
 import asyncio
+import shutil
 import threading
 
 import clocks
+import killed
 import numpy as np
 import pytest
 import serving_fixtures
@@ -79,7 +81,7 @@ def test_the_ten_ads_are_those_of_greatest_utility(run, tiny_base, weights):
     assert answer.stage_ms["total"] >= sum(answer.stage_ms.values()) / 2
 
 
-def test_a_head_that_is_not_weighted_counts_once(run):
+def test_a_head_that_is_left_out_keeps_its_default_weight(run):
     unnamed = serving_fixtures.changed(REQUEST, weights={"revenue": 2.0})
     named = serving_fixtures.changed(REQUEST, weights={"click": 1, "engagement": 1, "revenue": 2})
 
@@ -113,7 +115,7 @@ def test_unknown_categories_and_missing_fields_are_answered(run):
 
 
 @pytest.mark.parametrize("k", [1, 299, 300, 301, 10**9, 10**400])
-def test_k_beyond_the_catalog_gives_all_there_is(run, k):
+def test_k_beyond_the_catalog_gives_all_ads(run, k):
     answer = run(lambda service: service.recommend(serving_fixtures.changed(REQUEST, k=k)))
     assert len({ad.ad_id for ad in answer.ads}) == min(k, 300)
 
@@ -242,7 +244,7 @@ def test_an_answer_lists_the_candidates_it_was_chosen_from_and_rules_change_only
     assert len(answer.ads) == 9
 
 
-def test_a_refused_request_names_all_its_faults_each_on_a_line(run):
+def test_a_refusal_has_one_line_for_each_error(run):
     request = Request(
         context={"contry": "CH", "age": "old"},
         weights={"clik": 1.0},
@@ -418,7 +420,7 @@ def assert_retrieval_order(answer, release, reason):
         assert {getattr(ad, name) for ad in answer.ads} == {None}
 
 
-def test_without_a_server_ads_come_flagged_in_retrieval_order(run, tiny_bundle):
+def test_without_a_server_answers_are_degraded_to_retrieval_order(run, tiny_bundle):
     async def scenario(service):
         return await service.recommend(REQUEST), service.not_ready
 
@@ -447,7 +449,7 @@ def test_a_late_ranker_costs_the_order_but_not_the_deadline(run, tiny_bundle, ra
     assert_same_ads(full, again)
 
 
-def test_a_deadline_too_short_to_rank_is_said_so(run, tiny_bundle):
+def test_an_answer_says_that_the_deadline_was_too_short_to_rank(run, tiny_bundle):
     request = serving_fixtures.changed(REQUEST, deadline_ms=1)
     answer = run(lambda service: service.recommend(request))
     assert_retrieval_order(answer, tiny_bundle, "the deadline is 1 ms")
@@ -489,25 +491,29 @@ def test_a_server_stopped_and_restarted_during_requests(run, tiny_base, tiny_bun
             assert_retrieval_order(answer, tiny_bundle, f"ranker at 127.0.0.1:{port}")
 
 
-def test_a_server_with_another_model_is_never_used(run, tiny_bundle, tmp_path):
-    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(seed=9))
+@pytest.fixture(scope="module")
+def other_base(tmp_path_factory):
+    """Base directory with a release of another training, of the same version. Read only."""
+    base = tmp_path_factory.mktemp("other")
+    serving_fixtures.publish(base, serving_fixtures.Recipe(seed=9))
+    return base
 
+
+def test_a_server_with_another_model_is_never_used(run, tiny_bundle, other_base):
     async def scenario(service):
         answers = [await service.recommend(REQUEST) for _ in range(3)]
         with pytest.raises(errors.RankerMismatchError, match="serves another model as version 1"):
             await service.verify_ranker()
         return answers, service.not_ready
 
-    with serving_fixtures.serve_ranker(tmp_path) as server:
+    with serving_fixtures.serve_ranker(other_base) as server:
         answers, not_ready = run(scenario, address=f"127.0.0.1:{server.port}")
     for answer in answers:
         assert_retrieval_order(answer, tiny_bundle, "serves another model as version 1")
     assert "serves another model" in not_ready
 
 
-def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base, tmp_path):
-    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(seed=9))
-
+def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base, other_base):
     port = serving_fixtures.free_port()
 
     def is_noticed(answer):
@@ -517,7 +523,7 @@ def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base,
     async def scenario(service, server):
         first = await service.recommend(REQUEST)
         await asyncio.to_thread(server.stop)
-        with serving_fixtures.serve_ranker(tmp_path, port):
+        with serving_fixtures.serve_ranker(other_base, port):
             await ask_until(service, is_noticed)
         return first
 
@@ -527,12 +533,13 @@ def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base,
 
 
 def test_a_server_without_the_pinned_version_is_not_used(run, tiny_base, tmp_path):
-    serving_fixtures.publish_trainings(tmp_path, 2)
+    base = shutil.copytree(tiny_base, tmp_path / "bundles")
+    assert killed.publish_copy(base, tiny_base) == 2
     with serving_fixtures.serve_ranker(tiny_base) as server:
         answer = run(
             lambda service: service.recommend(REQUEST),
             address=f"127.0.0.1:{server.port}",
-            release=releases.load(tmp_path),
+            release=releases.load(base),
         )
     assert "does not serve ranker version 2" in answer.degraded
     assert answer.bundle_version == 2

@@ -112,7 +112,7 @@ print(metrics.render().decode())
 
 
 @pytest.mark.process
-def test_pages_of_several_processes_leave_out_what_is_gone(tmp_path):
+def test_pages_of_several_processes_leave_out_removed_series(tmp_path):
     # Of a process that was killed as it made the file.
     (tmp_path / "counter_1.db").touch()
     # The library looks for the directory when it is imported.

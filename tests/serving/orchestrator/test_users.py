@@ -122,7 +122,7 @@ def test_the_id_of_a_user_is_enough(run):
     assert reads == {"found": 1}
 
 
-def test_a_request_wins_over_the_store_field_by_field(run):
+def test_fields_of_a_request_take_precedence_over_the_store(run):
     own = {"country": "FR", "history": None}
 
     async def scenario(service, data):
@@ -151,7 +151,7 @@ def test_the_users_of_a_batch_are_completed_too(run):
     assert [answer.user_data for answer in batch] == ["found", "found", None, "unknown"]
 
 
-def test_what_is_stored_and_does_not_fit_the_release_is_missing(run):
+def test_stored_values_that_do_not_fit_the_release_are_missing(run):
     async def scenario(service, data):
         await data.set_profile("u", {"country": 3.5, "age": "old", "gone": 1, "history": ["ad-3"]})
         return (
@@ -173,7 +173,7 @@ def test_a_profile_with_a_history_is_refused_because_it_is_computed_from_events(
     run(scenario, schema=SCHEMA)
 
 
-def test_histories_are_those_of_events_before_the_request(run):
+def test_histories_contain_the_events_before_the_request(run):
     events = [
         event(8, time=NOW - 10),
         event(3, time=NOW - 20),
@@ -616,7 +616,7 @@ def test_failures_that_alternate_are_named_once_until_the_store_can_be_used(run,
     assert logged(caplog) == ["no answer", "reset", "The user store can be used again.", "reset"]
 
 
-def test_a_failed_expiry_is_no_problem_of_requests_and_tried_again_soon(
+def test_a_failed_expiry_is_not_a_problem_of_requests_and_is_retried_soon(
     run, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
@@ -632,7 +632,7 @@ def test_a_failed_expiry_is_no_problem_of_requests_and_tried_again_soon(
     assert logged(caplog) == ["Expired users are not deleted yet: locked"]
 
 
-def test_a_read_cut_short_by_its_request_is_late_and_no_failure_of_the_store(run, tmp_path):
+def test_a_read_cut_short_by_its_request_is_not_a_failure_of_the_store(run, tmp_path):
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
 
     async def scenario(service, data):
@@ -787,7 +787,7 @@ def test_reading_and_erasing_a_user_of_a_store_that_hangs_fail_in_time(run, tmp_
     assert run(scenario, store=slow) == (2, True)
 
 
-def test_a_store_that_hangs_does_not_hold_up_the_end(run, tmp_path, monkeypatch, caplog):
+def test_a_store_that_hangs_does_not_hold_up_the_shutdown(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(user_data, "_CLOSE_SECONDS", 0.01)
     monkeypatch.setattr(user_data, "_ANSWERS_PER_WRITE", 1)
     slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))

@@ -18,7 +18,7 @@ CONFIG = UserStoreConfig(read_timeout_ms=50.0, write_timeout_seconds=1.0)
 GUARD_SECONDS = 60
 
 
-def test_answers_go_on_whatever_happens_to_the_server(
+def test_requests_are_answered_whatever_happens_to_the_server(
     tiny_bundle, ranker_address, valkey, monkeypatch
 ):
     # Short pauses, so that a recovery is soon.

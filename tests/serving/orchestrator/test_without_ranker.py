@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import shutil
 
+import killed
 import pytest
 import serving_fixtures
 
@@ -30,7 +32,7 @@ def service(release):
     return orchestrator.Orchestrator(release, None)
 
 
-def test_answers_are_in_retrieval_order_and_not_degraded(service, tiny_bundle, ranker_address):
+def test_answers_are_in_retrieval_order_and_not_degraded(service):
     answer = asyncio.run(service.recommend(REQUEST))
     assert (answer.order, answer.degraded) == ("retrieval", None)
     assert answer.absent_heads == ["click", "engagement", "revenue"]
@@ -77,7 +79,7 @@ def test_its_description_lists_the_parts(service):
     assert described["weights"] == {}
 
 
-def test_a_client_is_given_exactly_if_there_is_a_ranker(release, tiny_bundle, ranker_address):
+def test_a_client_is_required_exactly_if_there_is_a_ranker(release, tiny_bundle, ranker_address):
     with pytest.raises(errors.RankerMismatchError, match="has a ranker; expected a ranker client"):
         orchestrator.Orchestrator(tiny_bundle, None)
     scorer = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)._client
@@ -93,7 +95,7 @@ def test_the_local_client_and_the_check_of_a_release_need_no_ranker(base):
     )
 
 
-def test_a_ranker_next_to_it_is_refused(base, tiny_base, tmp_path):
+def test_a_ranker_that_the_manifest_does_not_list_is_refused(base, tiny_base, tmp_path):
     for part in ("manifests", "query_tower", "ad_tower", "ad_index"):
         (tmp_path / part).symlink_to(base / part)
     (tmp_path / "ranker").symlink_to(tiny_base / "ranker")
@@ -101,10 +103,9 @@ def test_a_ranker_next_to_it_is_refused(base, tiny_base, tmp_path):
         releases.load(tmp_path)
 
 
-def test_a_model_server_is_asked_for_the_rankers_that_exist(tmp_path):
-    bundles, path = tmp_path / "bundles", tmp_path / "models.config"
-    serving_fixtures.publish(bundles, serving_fixtures.Recipe(heads=()))
-    serving_fixtures.publish(bundles)
+def test_a_model_server_is_asked_for_the_rankers_that_exist(base, tiny_base, tmp_path):
+    bundles, path = shutil.copytree(base, tmp_path / "bundles"), tmp_path / "models.config"
+    assert killed.publish_copy(bundles, tiny_base) == 2
     assert releases.versions_without_ranker(bundles, (1, 2)) == (1,)
     for version, models in ((1, ["query_tower"]), (2, ["ranker", "query_tower"])):
         releases.ServedVersions(bundles, model_config.SERVED_MODELS, path, only=version)

@@ -90,10 +90,16 @@ def test_an_empty_or_missing_directory_is_refused(tmp_path):
         bundle.load(tmp_path / "nowhere")
 
 
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Base directory with a release of another training. Read only."""
+    base = tmp_path_factory.mktemp("foreign")
+    serving_fixtures.publish(base, serving_fixtures.Recipe(seed=7))
+    return base
+
+
 @pytest.mark.parametrize("part", ["query_tower", "ad_tower"])
-def test_a_tower_of_another_training_run_is_refused(base, tmp_path, part):
-    foreign = tmp_path / "foreign"
-    serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
+def test_a_tower_of_another_training_run_is_refused(base, foreign, part):
     shutil.rmtree(base / f"{part}/1")
     shutil.copytree(foreign / f"{part}/1", base / f"{part}/1")
     with pytest.raises(
@@ -103,11 +109,9 @@ def test_a_tower_of_another_training_run_is_refused(base, tmp_path, part):
         bundle.load(base)
 
 
-def test_a_foreign_query_tower_is_never_published(tmp_path):
-    recipe = serving_fixtures.Recipe()
-
+def test_a_foreign_query_tower_is_never_published(tiny_base, tmp_path):
     def write(staged):
-        content = recipe.write(staged)
+        content = killed.copy_parts(tiny_base, staged)
         return dataclasses.replace(content, training_id="training-9")
 
     with pytest.raises(errors.BundleError, match="expects training-9"):
@@ -154,9 +158,9 @@ def test_a_file_that_the_system_cannot_read_is_a_problem_of_the_bundle(base, nam
 def test_an_unreadable_last_version_is_named(base, content):
     (base / ".last_version").write_bytes(content)
     with pytest.raises(errors.PublishError, match=r"\.last_version cannot be read .*Write that"):
-        serving_fixtures.publish(base)
+        killed.publish_copy(base, base)
     (base / ".last_version").write_text("7\n")
-    assert serving_fixtures.publish(base) == 8
+    assert killed.publish_copy(base, base) == 8
 
 
 def test_an_unknown_format_version_is_refused(base):
@@ -197,23 +201,15 @@ def test_candidates_that_differ_from_the_probes_are_refused(base):
         bundle.load(base)
 
 
-def test_versions_increase_and_earlier_ones_are_kept(tmp_path):
-    assert [serving_fixtures.publish(tmp_path) for _ in range(2)] == [1, 2]
-    assert manifest.versions(tmp_path) == [1, 2]
-    bundle.load(tmp_path, 1)
-
-
-def test_a_failed_write_leaves_nothing(tmp_path):
-    serving_fixtures.publish(tmp_path)
-
+def test_a_failed_write_leaves_nothing(base):
     def write(staged):
         (staged.ranker / "half").write_text("x")
         raise OSError("disk full")
 
     with pytest.raises(errors.PublishError, match=r"disk full.*Nothing was published"):
-        publishing.publish(tmp_path, write)
-    assert [path.name for path in (tmp_path / "ranker").iterdir()] == ["1"]
-    assert bundle.latest(tmp_path) == 1
+        publishing.publish(base, write)
+    assert [path.name for path in (base / "ranker").iterdir()] == ["1"]
+    assert bundle.latest(base) == 1
 
 
 def _publish_and_die(base: pathlib.Path, where: str) -> None:
@@ -224,13 +220,13 @@ def _publish_and_die(base: pathlib.Path, where: str) -> None:
         publishing.publish(base, die)
     if where == "manifest":
         manifest.writing = die
-        serving_fixtures.publish(base)
+        killed.publish_copy(base, base)
     if where == "rename":
         replace = os.replace
         os.replace = lambda source, target: (
             die() if pathlib.Path(target).parent == base / "manifests" else replace(source, target)
         )
-        serving_fixtures.publish(base)
+        killed.publish_copy(base, base)
 
 
 @pytest.mark.process
@@ -242,7 +238,7 @@ def test_leftovers_of_a_killed_publish_are_not_a_bundle_and_are_removed(base, wh
     assert bundle.latest(base) == 1
     bundle.load(base)
     # A model server may already have loaded a version that was renamed, so it is not reused.
-    assert serving_fixtures.publish(base) == next_version
+    assert killed.publish_copy(base, base) == next_version
     names = {path.name for part in ("query_tower", "ranker") for path in (base / part).iterdir()}
     assert names == {"1", str(next_version)}
     assert {path.name for path in (base / "manifests").iterdir()} == {
@@ -252,25 +248,11 @@ def test_leftovers_of_a_killed_publish_are_not_a_bundle_and_are_removed(base, wh
     bundle.load(base)
 
 
-def test_a_second_publisher_is_refused(base):
+def test_metrics_that_are_not_json_publish_nothing(tiny_base, tmp_path):
     def write(staged):
-        with pytest.raises(errors.PublishError, match="Another publish"):
-            serving_fixtures.publish(base)
-        return serving_fixtures.Recipe().write(staged)
-
-    assert publishing.publish(base, write).version == 2
-
-
-def test_metrics_that_are_not_json_publish_nothing(tmp_path):
-    def write(staged):
-        content = serving_fixtures.Recipe().write(staged)
+        content = killed.copy_parts(tiny_base, staged)
         return dataclasses.replace(content, metrics={"auc": float("nan")})
 
     with pytest.raises(ValueError, match="JSON"):
         publishing.publish(tmp_path, write)
     assert not list((tmp_path / "ranker").iterdir())
-
-
-def test_one_ad_is_enough(tmp_path):
-    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(num_ads=1))
-    assert bundle.load(tmp_path).ad_index.num_ads == 1

@@ -44,15 +44,13 @@ def assert_of(found, num_ads):
     np.testing.assert_array_equal(found.features, serving_fixtures.ad_features(num_ads))
 
 
-def test_pieces_are_embedded_as_the_whole(tower_path, tmp_path, embedded_rows):
+def test_ads_embedded_in_pieces_are_the_same_as_all_at_once(tower_path, tmp_path, embedded_rows):
     assert_of(embed(tmp_path / "work", tower_path, serving_fixtures.ads_table(NUM_ADS)), NUM_ADS)
     assert embedded_rows == [64, 64, 64, 64, 34]
 
 
 @pytest.mark.process
-def test_a_killed_export_goes_on_with_the_first_unfinished_piece(
-    tower_path, tmp_path, embedded_rows
-):
+def test_a_killed_export_resumes_at_the_first_unfinished_piece(tower_path, tmp_path, embedded_rows):
     ads = serving_fixtures.ads_table(NUM_ADS)
     left = set()
     # Noting a piece takes a few operations on files; each of them may be the last.

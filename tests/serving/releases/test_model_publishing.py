@@ -217,18 +217,6 @@ def test_a_live_change_of_a_vector_alone_is_missing_in_the_next_release(models, 
         assert missing_updates(base, 1, 2).changed == missing
 
 
-def test_a_second_release_is_promoted_as_canary_and_rolled_back(models, tmp_path):
-    assert published(tmp_path, models).version == 1
-    releases.promote(tmp_path, 1)
-    assert published(tmp_path, models).version == 2
-    assert releases.stable(tmp_path) == 1
-    releases.start_canary(tmp_path, 2, 0.5)
-    releases.promote(tmp_path, 2)
-    assert releases.stable(tmp_path) == 2
-    releases.roll_back(tmp_path)
-    assert releases.load(tmp_path).version == 1
-
-
 def test_a_table_without_many_ads_of_the_last_release_is_warned_of(models, tmp_path, caplog):
     published(tmp_path, models)
     published(tmp_path, models, ads=ADS[: NUM_ADS - 60])  # 20 % are missing
@@ -279,7 +267,7 @@ def test_without_ad_features_the_ranker_reads_the_embedding(models, tmp_path):
         assert ad.expected_revenue == pytest.approx(expected[ad.ad_id][0], abs=1e-6)
 
 
-def test_a_directory_that_is_no_saved_model_is_refused(refused, models, tmp_path):
+def test_a_directory_that_is_not_a_saved_model_is_refused(refused, models, tmp_path):
     message = refused(errors.InvalidModelError, ranker=tmp_path / "nothing")
     assert message.startswith("ranker: expected the directory of a SavedModel, got ")
     parent = models["ranker"].parent

@@ -159,7 +159,7 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
     assert (newer.ads[0].install, newer.ads[0].click_probability) == (0.5, 0.5)
 
 
-def test_all_faults_of_types_are_named_up_to_a_maximum():
+def test_all_type_errors_are_listed_up_to_a_maximum():
     with pytest.raises(errors.RequestTypeError) as refused:
         requests.parse(requests.Request, {"k": "3", "explain": 1, "kk": 4})
     lines = str(refused.value).split("\n")
@@ -192,7 +192,7 @@ def test_the_values_of_a_list_that_is_too_long_are_not_validated(model, value, p
         requests.parse(model, value)
 
 
-def test_the_first_of_many_errors_are_written():
+def test_only_the_first_of_many_errors_are_listed():
     with pytest.raises(errors.RequestTypeError) as refused:
         requests.parse(requests.Request, {f"key{number}": 1 for number in range(5_000)})
     lines = str(refused.value).split("\n")

@@ -19,7 +19,7 @@ def check(rules, defaults=None):
     return rule_fields.RuleFields(KINDS, defaults, LIMITS).check(rules)
 
 
-def test_without_rules_nothing_holds():
+def test_without_rules_none_are_in_force():
     assert check(None) == Rules(caps=(), frequency_caps=(), diversity=())
 
 
@@ -72,7 +72,7 @@ def test_a_request_replaces_the_parts_of_the_defaults_that_it_names():
         ({"exploration": 0.1}, "rules.exploration: expected an object with the keys share, among"),
     ],
 )
-def test_what_is_no_rule_is_refused(rules, message):
+def test_invalid_rules_are_refused(rules, message):
     with pytest.raises(errors.InvalidRequestError) as refused:
         check(rules)
     assert message in str(refused.value)
@@ -87,7 +87,7 @@ def at_cap(caps, seen):
     return rule_fields.at_cap(caps, functools.partial(rule_fields.counts_of, seen))
 
 
-def test_what_is_at_its_frequency_cap_is_named():
+def test_ads_and_values_at_their_frequency_cap_are_found():
     caps = [{"max": 3}, {"field": "advertiser", "max": 2}]
     seen = {
         "ads": {"ad-1": 3, "ad-2": 2, "ad-3": 9},
@@ -148,7 +148,7 @@ def test_caps_beyond_what_the_user_store_keeps_are_refused(cap, message):
         rule_fields.RuleFields(KINDS, rules, limits=limits)
 
 
-def test_caps_up_to_what_the_user_store_keeps_and_those_of_own_counts_are_taken():
+def test_caps_within_the_limits_of_the_store_or_with_counts_in_the_request_are_accepted():
     fields = rule_fields.RuleFields(KINDS, limits=requests.StoreLimits(2, 5, 24.0))
     fields.check(Rules(frequency_caps=[FrequencyCap(max=5, hours=24)]))
     fields.check(Rules(frequency_caps=[FrequencyCap(max=9, hours=25)]), Seen(ads={"ad-1": 8}))
@@ -167,7 +167,7 @@ def test_caps_up_to_what_the_user_store_keeps_and_those_of_own_counts_are_taken(
         ({"fields": {"tags": 3}}, "seen.fields.tags: expected an object"),
     ],
 )
-def test_counts_that_are_none_are_refused(seen, message):
+def test_invalid_counts_are_refused(seen, message):
     with pytest.raises(errors.InvalidRequestError) as refused:
         at_cap([{"max": 1}], seen)
     assert message in str(refused.value)
@@ -187,7 +187,7 @@ def test_frequency_caps_become_filters():
     assert rule_fields.merged(None, {"tags": ("new",)}).excluded_ads is None
 
 
-def test_whatever_comes_as_rules_is_taken_or_refused_in_words():
+def test_random_rules_are_accepted_or_refused_with_a_message():
     rng = random.Random(8)
     leaves = [
         *(None, True, 0, 1, 3, -1, 2**70, 0.5, 1.0, float("nan"), float("inf"), "", "\ud800"),
