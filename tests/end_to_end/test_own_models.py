@@ -1,4 +1,4 @@
-"""Models of a user: the examples are trained, evaluated, exported and served as ours are."""
+"""Custom models: those of the examples are trained, evaluated, exported and served."""
 
 import dataclasses
 import importlib
@@ -73,6 +73,12 @@ def workdir(examples, data_set, ranker_config, retrieval_config):
     return steps.workdir
 
 
+@pytest.fixture(scope="module")
+def models(workdir):
+    """The trained models, loaded without naming them."""
+    return export.Pipeline(workdir, progress=False).models(reader.DataSet(workdir / "data"))
+
+
 @pytest.mark.parametrize(
     ("page", "name"), [("own_ranker", "dlrm_ranker"), ("own_tower", "frozen_encoder_tower")]
 )
@@ -80,15 +86,16 @@ def test_the_pages_show_the_examples(page, name):
     assert howto.source(page)[0] == (EXAMPLES / f"{name}.py").read_text()
 
 
-def test_own_models_are_loaded_without_naming_them(workdir):
-    models = export.Pipeline(workdir, progress=False).models(reader.DataSet(workdir / "data"))
+def test_own_models_are_loaded_without_naming_them(workdir, models):
     assert type(models.ranker).__name__ == "DLRM"
     assert type(models.two_tower).__name__ == "FrozenEncoder"
     written = json.loads((workdir / "ranker" / "config.json").read_text())
     assert written["ranker"] == "dlrm_ranker:DLRM"
 
 
-def test_weights_are_not_combined_with_another_source(workdir, examples, monkeypatch):
+def test_weights_are_not_loaded_if_the_source_of_the_model_has_changed(
+    workdir, examples, monkeypatch
+):
     # Python takes cached bytecode for a source of the same size, edited in the same second.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     data_set, source = reader.DataSet(workdir / "data"), examples / "dlrm_ranker.py"
@@ -106,15 +113,14 @@ def test_own_models_learn(workdir):
     history = json.loads((workdir / "ranker" / "history.json").read_text())
     assert history[-1]["loss"] < history[0]["loss"]
     ranked = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
-    # 1 is that of the mean rate.
+    # The mean rate would have 1.
     assert ranked["click"]["normalized_entropy"] < 1.0
     found = json.loads((workdir / "retrieval" / "retrieval.json").read_text())["history"]
     # At random it would be 100 / 300.
     assert max(one["validation_corpus_recall_at_100"] for one in found) > 0.38
 
 
-def test_frozen_vectors_are_not_trained(workdir, examples):
-    models = export.Pipeline(workdir, progress=False).models(reader.DataSet(workdir / "data"))
+def test_frozen_vectors_are_not_trained(models, examples):
     stored = np.load(examples / "ad_vectors.npz")
     frozen = models.two_tower.ad_tower.frozen.numpy()
     known = {tuple(vector) for vector in stored["vectors"].tolist()}
@@ -123,10 +129,10 @@ def test_frozen_vectors_are_not_trained(workdir, examples):
     assert set(rows) <= known
 
 
-def test_own_models_are_evaluated_exported_and_served(workdir):
+def test_own_models_are_evaluated_exported_and_served(workdir, models):
     steps = export.Pipeline(workdir, progress=False)
     data_set, flat = steps.data_set(), IndexConfig(kind="Flat")
-    report = steps.evaluate(data_set, EvaluationConfig(resamples=20), flat)
+    report = steps.evaluate(data_set, EvaluationConfig(resamples=5), flat)
     assert report.ranker["click"].metrics["auc"].value > 0.5
     steps.export(data_set, report, flat, force=True)
     base = steps.path("bundle")
@@ -138,7 +144,7 @@ def test_own_models_are_evaluated_exported_and_served(workdir):
     assert answer.degraded is None
     assert len(answer.ads) == 5
     # The served scores are those of the trained model, calibrated.
-    models, fields = steps.models(data_set), data_set.schema.query_fields
+    fields = data_set.schema.query_fields
     raw = {}
     for field in fields:
         value = request[field.name]
