@@ -54,7 +54,7 @@ def compose(
             weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
         ]
         utility = np.sum(weighted, axis=0)
-        zero = min(0.0, utility.min(initial=0.0))
+        zero = utility.min(initial=0.0)
         outputs = release.manifest.outputs
         scores = {outputs[head]: values for head, values in head_scores.items()}
         scores["utility"] = utility

@@ -177,7 +177,13 @@ def _vectors(field: Field, column: pa.Array) -> pa.Array:
         raise errors.InvalidAdError(
             f"{expected} {lengths[bad[0]]} in row {bad[0]}. Correct it, or leave it null."
         )
-    flat = column.drop_null().flatten().cast(pa.float32(), safe=False)
+    try:
+        flat = column.drop_null().flatten().cast(pa.float32(), safe=False)
+    except pa.ArrowException as error:
+        raise errors.InvalidAdError(
+            f"{expected} the type {column.type} ({error}). Convert the column, or correct the "
+            "schema."
+        ) from error
     present = column.is_valid().to_numpy(zero_copy_only=False)
     values = np.zeros((len(column), field.length), np.float32)
     values[present] = flat.to_numpy(zero_copy_only=False).reshape(-1, field.length)

@@ -664,6 +664,16 @@ def test_empty_items_of_lists_are_missing(tags):
     assert checked["tags"].to_pylist() == [[], ["x", "y"], None]
 
 
+@pytest.mark.parametrize("vectors", [[["1", "x"]], [[[1.0], [2.0]]]])
+def test_vectors_of_other_values_than_numbers_are_refused(vectors):
+    fields = (Field("country", "categorical", "query"), Field("v", "dense", "ad", length=2))
+    schema = Schema("shop", fields, ("sku",), None)
+    ads = pa.table({"sku": [1], "v": pa.array(vectors)})
+    message = r"^v: expected lists of 2 finite numbers, got the type list<.*Convert the column"
+    with pytest.raises(errors.InvalidAdError, match=message):
+        ads_table.checked_ads(ads, schema)
+
+
 @pytest.mark.parametrize(
     ("sample_requests", "message"),
     [
