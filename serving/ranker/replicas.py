@@ -374,7 +374,7 @@ class Replicas:
         else:
             clients.update(self._endpoints.clients)
         known = {replica.client: replica for replica in self._replicas.values()}
-        # By client, because that of a server that left DNS and came back is closed.
+        # By client: the client of a server that left DNS and came back is closed.
         used = set(clients.values())
         if used != known.keys():
             for client in known.keys() - used:

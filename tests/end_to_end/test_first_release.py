@@ -1,4 +1,4 @@
-"""Small logs as shops have them: each gives a release, ten ads, and an account of what is weak."""
+"""Small logs of shops: each gives a release, ten ads, and the reasons why heads are weak."""
 
 import contextlib
 import dataclasses
@@ -121,7 +121,7 @@ def released(retrieval_config, ranker_config, tmp_path_factory):
         with exported.client() as client:
             answer = client.recommend(context={"country": "CH", "user": "u1"}, k=10)
         found = manifest.read(exported.base, exported.version)
-        # Lines are wrapped anywhere.
+        # Undoes the wrapping of lines.
         return Released(" ".join(said.getvalue().split()), report, found, answer)
 
     return release_of
@@ -134,7 +134,7 @@ def test_every_small_log_gives_a_release_and_ten_ads(released, name):
     assert found.version == 1
     assert len({ad.ad_id for ad in release.answer.ads}) == 10
     assert release.answer.degraded is None
-    # The report, the manifest and the terminal tell the same.
+    # The report, the manifest and the terminal agree.
     assert report.weights == {h: found.utility_weights[h] for h in found.present_heads}
     assert report.weak_heads == found.weak_heads
     assert report.weights_source == found.weights_source

@@ -1,4 +1,4 @@
-"""What is refused: more than the limits, and what cannot be answered in time."""
+"""Admission control: limits, and requests that cannot be answered in time."""
 
 import asyncio
 import contextlib
@@ -137,8 +137,8 @@ def test_admission_adapts_to_a_server_that_becomes_slower_and_faster():
     # 100 answers a second, 25 in the seconds from 8 to 12, at 150 requests a second.
     latencies = overload(lambda at: 0.04 if 8 <= at < 12 else 0.01, 150, 2_000)
     in_time = sum(latency <= 2_000 for latency in latencies)
-    # Late are those that were admitted at the faster pace, of which half of 2 s * 100 are in flight
-    # when it changes.
+    # Only requests admitted at the faster pace are late: half of 2 s * 100 are in flight when it
+    # changes.
     assert len(latencies) - in_time <= 100
     # 16 s * 100 + 4 s * 25.
     assert in_time >= 0.9 * 1_700 - 100

@@ -1,4 +1,4 @@
-"""What a request gets when time, ranker or limit run short."""
+"""Degraded answers: too little time, a failing ranker, or too many requests."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device":
 
 @pytest.fixture
 def clock():
-    """The orchestrator's clock: no time passes but what a test says that a call took."""
+    """The orchestrator's clock, which only tests advance."""
     return clocks.Clock()
 
 
@@ -129,7 +129,7 @@ def test_a_failed_call_is_retried_with_half_of_the_candidates(run, ranker_addres
 
     with serving_fixtures.altering_server(ranker_address, fail_once) as address:
         first, second = run(scenario, address, config)
-    # The probes' 20 are called for again after the failure.
+    # The probes, with 20 candidates, run again after the failure.
     assert [count for count in calls if count != 20] == [300, 150, 300]
     assert first.degraded == (
         "Ranked the best 150 of 300 retrieved candidates: the first ranker call failed."
@@ -149,7 +149,7 @@ def test_requests_with_scores_of_nan_do_not_keep_others_from_being_ranked(run, r
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
     async def scenario(service):
-        # Each is called for twice.
+        # Each request calls the ranker twice.
         return [await service.recommend(REQUEST) for _ in range(5)]
 
     with serving_fixtures.altering_server(ranker_address, edit) as address:
@@ -190,7 +190,7 @@ def test_requests_of_a_batch_with_a_short_deadline_cost_the_others_no_answer(
     patient = serving_fixtures.changed(REQUEST, deadline_ms=60_000)
 
     async def scenario(service):
-        # A second of all deadlines is over.
+        # One second of each deadline has passed.
         answers = await service.recommend_batch([short, patient, short], clock() - 1)
         with pytest.raises(errors.OverloadedError, match=r"^1 of 2 requests .* deadline of 500 ms"):
             await service.recommend_batch([short, short], clock() - 1)
@@ -270,7 +270,7 @@ def test_a_hanging_ranker_opens_the_circuit_breaker_until_its_probes_pass(run, r
         late = [await service.recommend(REQUEST) for _ in range(4)]
         paused = await service.recommend(patient)
         held.go_on.set()
-        # No request is lost to a trial: the probes find that it answers.
+        # The probes close the breaker, so that no request serves as a trial.
         await waiting.becomes(lambda: service.problem is None)
         return late, paused, await service.recommend(patient)
 
@@ -340,7 +340,7 @@ def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ran
         first = asyncio.create_task(service.recommend(REQUEST))
         assert await asyncio.to_thread(held.arrived.wait, 60)
         late = serving_fixtures.changed(REQUEST, deadline_ms=200)
-        # The end of its wait frees no call for the second.
+        # The first of them frees no call for the second when it stops waiting.
         waiting = [await service.recommend(late) for _ in range(2)]
         held.go_on.set()
         return waiting, await first

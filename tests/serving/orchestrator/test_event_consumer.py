@@ -1,4 +1,4 @@
-"""What becomes of the entries of a stream, without a server."""
+"""The outcome of the entries of a stream, without a server."""
 
 import asyncio
 import json

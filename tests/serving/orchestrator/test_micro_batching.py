@@ -45,7 +45,7 @@ def test_a_request_that_finds_a_free_thread_runs_alone_and_waiting_ones_share_a_
         return await asyncio.gather(first, *others)
 
     assert scenario(main, run) == [10, 20, 30, 40, 50, 60, 70, 80]
-    # At most four of one key; what is passed over keeps its place.
+    # At most four of one key; skipped items keep their position.
     assert calls == [[1], [2, 3, 5, 6], [4], [7, 8]]
 
 

@@ -266,7 +266,7 @@ def test_no_eligible_ad_is_an_empty_answer_and_the_ranker_is_not_called(run):
     request = serving_fixtures.changed(REQUEST, filters={"allowed_ads": ["of another catalog"]})
     answer = run(lambda service: service.recommend(request))
     assert (answer.ads, answer.degraded, answer.order) == ([], None, "utility")
-    # Behind this address is no ranker: a call would make the answer a degraded one.
+    # No ranker listens at this address, so a call would degrade the answer.
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     answer = run(lambda service: service.recommend(request), address=address)
     assert (answer.ads, answer.degraded) == ([], None)
@@ -401,7 +401,7 @@ def test_the_event_loop_stays_responsive_while_requests_are_answered(run, monkey
     async def scenario(service):
         running = asyncio.create_task(service.recommend_batch(varied_requests(200)))
         assert await asyncio.to_thread(embedding.wait, 30)
-        # Were the loop held up by it, nobody would let it go on.
+        # If this blocked the loop, the call could not continue.
         go_on.set()
         return await running
 
@@ -456,7 +456,7 @@ def test_an_answer_says_that_the_deadline_was_too_short_to_rank(run, tiny_bundle
 
 
 async def ask_until(service, is_wanted):
-    """Asks until an answer is as wanted, and returns it; a ranker comes and goes in seconds."""
+    """Sends requests until an answer meets the condition, and returns it."""
     async with asyncio.timeout(120):
         while not is_wanted(answer := await service.recommend(REQUEST)):
             pass

@@ -1,4 +1,4 @@
-"""What the service tells Prometheus."""
+"""Metrics of the service for Prometheus."""
 
 import datetime
 import os
@@ -82,7 +82,7 @@ def test_a_release_that_is_closed_leaves_no_series(tiny_bundle, ranker_address):
     service.metrics.ranker_calls(1)("a:1", "ok")
     found = 'tfrec_ranker_calls_total{outcome="ok",replica="a:1",version="1"} 1.0'
     assert found in service.metrics.render().decode()
-    # What has no version goes on.
+    # Series without a version remain.
     assert 'path="/v1/recommend",status="200"} 1.0' in service.metrics.render().decode()
 
 
@@ -113,7 +113,7 @@ print(metrics.render().decode())
 
 @pytest.mark.process
 def test_pages_of_several_processes_leave_out_removed_series(tmp_path):
-    # Of a process that was killed as it made the file.
+    # Left by a process that was killed while it created the file.
     (tmp_path / "counter_1.db").touch()
     # The library looks for the directory when it is imported.
     page = subprocess.run(

@@ -1,4 +1,4 @@
-"""The client of the ranker, where the orchestrator's own tests do not reach."""
+"""Cases of the ranker's client that the tests of the orchestrator do not cover."""
 
 import asyncio
 import contextlib

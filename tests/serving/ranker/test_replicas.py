@@ -1,4 +1,4 @@
-"""Several rankers behind one address: which of them is called, and what the others cost."""
+"""Several rankers behind one address: which one is called, and failing, late and busy ones."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device":
 PATIENT = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
 
-class Passing:
-    """A server that counts the calls that it passes on to a real one, and can hold them."""
+class CountingProxy:
+    """A proxy of a real server that counts the calls and can hold them."""
 
     def __init__(self, stack, address):
         self.calls = 0
@@ -41,10 +41,10 @@ class Passing:
 def replicas(ranker_address):
     """Three servers of the ranker of `tiny_base`."""
     with contextlib.ExitStack() as stack:
-        found = [Passing(stack, ranker_address) for _ in range(3)]
+        found = [CountingProxy(stack, ranker_address) for _ in range(3)]
         yield found
-        for one in found:
-            one.go_on.set()
+        for proxy in found:
+            proxy.go_on.set()
 
 
 def run(release, client, scenario, config=PATIENT, **options):
@@ -62,7 +62,7 @@ def run(release, client, scenario, config=PATIENT, **options):
 
 
 def joined(replicas):
-    return ",".join(one.address for one in replicas)
+    return ",".join(proxy.address for proxy in replicas)
 
 
 def states(service):
@@ -98,9 +98,9 @@ def test_an_address_has_one_part_for_each_server_or_name():
 def test_calls_are_spread_over_all_replicas(tiny_bundle, replicas):
     async def scenario(service):
         await service.verify_ranker()
-        before = [one.calls for one in replicas]
+        before = [proxy.calls for proxy in replicas]
         answers = await asyncio.gather(*(service.recommend(REQUEST) for _ in range(60)))
-        return answers, [one.calls - count for one, count in zip(replicas, before, strict=True)]
+        return answers, [proxy.calls - count for proxy, count in zip(replicas, before, strict=True)]
 
     answers, calls = run(tiny_bundle, joined(replicas), scenario)
     assert {answer.degraded for answer in answers} == {None}
@@ -133,7 +133,7 @@ def test_a_replica_with_another_model_or_version_is_not_used(
     assert {answer.degraded for answer in answers} == {None}
     assert not_ready is None
     assert (address if len(seeds) > 1 else "probe") in problem
-    assert healthy == {address: False, **{one.address: True for one in replicas}}
+    assert healthy == {address: False, **{proxy.address: True for proxy in replicas}}
 
 
 def test_the_problems_of_replicas_are_sentences(tiny_bundle):
@@ -154,7 +154,7 @@ def test_a_late_call_is_answered_by_another_replica(tiny_bundle, replicas):
 
     async def scenario(service):
         await service.verify_ranker()
-        for _ in range(10):  # These say what a call takes.
+        for _ in range(10):  # To learn the latency of a call.
             await service.recommend(REQUEST)
         late.go_on.clear()
         before = late.calls
@@ -188,21 +188,21 @@ def test_second_calls_do_not_double_the_load_when_all_replicas_are_late(
 
     async def scenario(service):
         await service.verify_ranker()
-        for one in replicas:
-            one.go_on.clear()
+        for proxy in replicas:
+            proxy.go_on.clear()
         known = list(service._ranker._replicas.values())
         asked = [asyncio.create_task(service.recommend(REQUEST)) for _ in range(50)]
 
         def is_settled():
             """No second call is left, or all requests that have a turn wait for one replica."""
-            healthy = [one.in_flight for one in known if one.is_healthy]
+            healthy = [replica.in_flight for replica in known if replica.is_healthy]
             has_turn = len(asked) - service._ranking._waiting
             return service._ranker._second_calls < 1 or healthy == [has_turn]
 
         await waiting.becomes(is_settled)
-        calls = sum(one.in_flight for one in known)
-        for one in replicas:
-            one.go_on.set()
+        calls = sum(replica.in_flight for replica in known)
+        for proxy in replicas:
+            proxy.go_on.set()
         return calls, await asyncio.gather(*asked)
 
     calls, answers = run(tiny_bundle, joined(replicas), scenario)
@@ -234,7 +234,7 @@ def test_calls_go_to_the_least_loaded_replica_if_none_is_healthy(tiny_bundle, re
         known = list(service._ranker._replicas.values())
         known[0].in_flight = 1
         chosen = [service._ranker._next([], only_healthy=False) for _ in range(4)]
-        return [known.index(one) for one in chosen]
+        return [known.index(replica) for replica in chosen]
 
     assert run(tiny_bundle, joined(replicas), scenario) == [1, 2, 1, 2]
 
@@ -242,8 +242,8 @@ def test_calls_go_to_the_least_loaded_replica_if_none_is_healthy(tiny_bundle, re
 def test_calls_in_flight_stay_limited_while_replicas_come_and_go(tiny_bundle, replicas):
     async def scenario(service):
         await service.verify_ranker()
-        for one in replicas:
-            one.go_on.clear()
+        for proxy in replicas:
+            proxy.go_on.clear()
         known = list(service._ranker._replicas.values())
 
         def in_flight():
@@ -260,8 +260,8 @@ def test_calls_in_flight_stay_limited_while_replicas_come_and_go(tiny_bundle, re
         limited = in_flight()
         # One whose time is over leaves the queue, and the others keep their turn.
         asked.pop(3).cancel()
-        for one in replicas:
-            one.go_on.set()
+        for proxy in replicas:
+            proxy.go_on.set()
         return limited, await asyncio.gather(*asked)
 
     config = OrchestratorConfig(
@@ -283,12 +283,12 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(tiny_
             refused = serving_fixtures.refused_calls(both[0]) - before
             healthy = states(service)
         with serving_fixtures.taken_thread(both[0]), serving_fixtures.taken_thread(both[1]):
-            before = [serving_fixtures.refused_calls(one) for one in both]
+            before = [serving_fixtures.refused_calls(busy) for busy in both]
             asked = asyncio.create_task(service.recommend(REQUEST))
             await waiting.becomes(
                 lambda: all(
-                    serving_fixtures.refused_calls(one) > count
-                    for one, count in zip(both, before, strict=True)
+                    serving_fixtures.refused_calls(busy) > count
+                    for busy, count in zip(both, before, strict=True)
                 )
             )
         return [*answers, await asked], refused, healthy
@@ -366,7 +366,7 @@ def test_the_last_healthy_replica_is_waited_for_while_it_reconnects(tiny_bundle,
 
 def test_servers_follow_a_name_in_dns(tiny_bundle, replicas):
     clock = clocks.Clock()
-    records = [one.address for one in replicas[:1]]
+    records = [proxy.address for proxy in replicas[:1]]
     asked = []
 
     async def lookup(host, port):
@@ -387,7 +387,7 @@ def test_servers_follow_a_name_in_dns(tiny_bundle, replicas):
             while states(service) != expected:
                 assert (await service.recommend(REQUEST)).degraded is None
 
-        await follow({one.address: True for one in replicas[:2]})
+        await follow({proxy.address: True for proxy in replicas[:2]})
         del records[0]
         clock.advance(5)
         await follow({replicas[1].address: True})
@@ -529,7 +529,7 @@ def test_no_answer_is_lost_while_replicas_are_killed_stopped_restarted_and_repla
             await waiting.becomes(lambda: len(answers) > count + 40)
 
         async def healthy(*numbers):
-            expected = {one: number in numbers for number, one in enumerate(addresses)}
+            expected = {address: number in numbers for number, address in enumerate(addresses)}
             await waiting.becomes(lambda: states(service) == expected)
             await goes_on()
 

@@ -262,7 +262,7 @@ def test_prune_keeps_the_release_that_a_rollback_goes_to(base, three):
     # The one before 5 was 1; 4 was stable only as the latest.
     assert releases.prune(base, keep=1).removed == (2, 3, 4)
     assert releases.roll_back(base).after.stable == 1
-    # If that one is gone, it is the one before.
+    # If that release is gone, a rollback goes to the one before it.
     releases.promote(base, 5)
     assert publish_copy(base, three) == 6
     releases.promote(base, 6)

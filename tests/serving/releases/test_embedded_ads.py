@@ -27,7 +27,7 @@ def tower_path(tiny_base):
 
 @pytest.fixture
 def embedded_rows(monkeypatch):
-    """Numbers of ads of the calls of the tower."""
+    """Number of ads in each call of the tower."""
     calls, own = [], models.AdTower.embed_table
 
     def counted(self, ads):
@@ -53,7 +53,7 @@ def test_ads_embedded_in_pieces_are_the_same_as_all_at_once(tower_path, tmp_path
 def test_a_killed_export_resumes_at_the_first_unfinished_piece(tower_path, tmp_path, embedded_rows):
     ads = serving_fixtures.ads_table(NUM_ADS)
     left = set()
-    # Noting a piece takes a few operations on files; each of them may be the last.
+    # Each piece takes a few operations on files; the process is killed at some of them.
     for at in range(2, 16, 3):
         work = tmp_path / f"at-{at}"
         assert killed.status_of(embed, work, tower_path, ads, at=at) == -9
