@@ -42,7 +42,7 @@ def test_recommend_returns_a_typed_answer(service):
     assert (answer.request_id, answer.bundle_version, answer.degraded) == ("r-9", 1, None)
     assert [ad.rank for ad in answer.ads] == [1, 2, 3, 4]
     for ad in answer.ads:
-        # Click weighs 0, engagement 1 as it is not named, revenue 3.
+        # The weight of click is 0, that of engagement the default 1, that of revenue 3.
         expected = ad.engagement_probability + 3 * ad.expected_revenue
         assert ad.utility == pytest.approx(expected, abs=1e-6)
         assert set(ad.fields) == set(serving_fixtures.AD_FIELDS)

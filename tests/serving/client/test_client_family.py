@@ -1,4 +1,4 @@
-"""The three clients: the same calls give the same, and calls are tried again where that helps."""
+"""The three clients: the same calls give the same results, and transient failures are retried."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def local(tiny_base):
 
 
 def asynchronously(url, call, **options):
-    """Runs `call(client)` with an async client in an event loop of its own."""
+    """Runs `call(client)` with an async client in a new event loop."""
 
     async def main():
         async with async_client.AsyncClient(url, **options) as connected:
@@ -210,11 +210,11 @@ def test_a_local_client_of_a_missing_bundle_is_refused(tmp_path):
 
 @contextlib.contextmanager
 def scripted(*replies, drips=False):
-    """Serves (status, headers, document) one after the other, the last for ever; None hangs up.
+    """Serves (status, headers, document) one after another, the last repeatedly; None hangs up.
 
     Yields the URL and the list of (headers, body) of the requests; the header "port" is the port of
-    the connection. A document without a request id gets that of its request. An answer that drips
-    has a byte every 20 ms, and ends with the block only.
+    the connection. A document without a request id gets the id of its request. An answer that drips
+    sends a byte every 20 ms, and ends only with the block.
     """
     seen, ending = [], threading.Event()
 
@@ -284,20 +284,20 @@ def test_transient_failures_are_retried_with_the_same_id_and_the_remaining_time(
         options = {"retry": retry, "timeout_seconds": 20}
         with client.Client(url, clock=clock, sleep=clock.advance, **options) as connected:
             assert connected.recommend().bundle_version == 1
-        assert_tried_again(seen, clock.advances)
+        assert_retried(seen, clock.advances)
     with scripted(*script) as (url, seen):
         options |= {"clock": other_clock, "sleep": pause}
         assert asynchronously(url, lambda c: c.recommend(), **options).bundle_version == 1
-        assert_tried_again(seen, other_clock.advances)
+        assert_retried(seen, other_clock.advances)
 
 
-def assert_tried_again(seen, pauses):
-    """Checks four attempts of a call of 20 s, the first pause being of a second."""
+def assert_retried(seen, pauses):
+    """Checks four attempts of a call of 20 s, with a first pause of a second."""
     assert len(seen) == 4
     assert len({body["request_id"] for _, body in seen}) == 1
-    # Half of each pause is drawn at random; each is twice the one before, and 2 s are the most.
+    # Half of each pause is random; each is twice the one before, up to 2 s.
     assert [0.5 <= pauses[0] <= 1, 1 <= pauses[1] <= 2, 1 <= pauses[2] <= 2] == [True] * 3
-    # Nine tenths of the time that is left.
+    # Nine tenths of the remaining time.
     left = [20.0 - sum(pauses[:count]) for count in range(4)]
     assert [float(headers["x-deadline-ms"]) for headers, _ in seen] == pytest.approx(
         [900 * seconds for seconds in left], abs=0.5
@@ -349,7 +349,7 @@ def test_a_forked_process_opens_its_own_connections():
     [
         ([500], 500),
         ([500, 700], 700),
-        # Nine tenths of 20 s, because the other has the default of the service, or a longer one.
+        # Nine tenths of 20 s: the other deadline is the service's default, or longer.
         ([500, None], 18_000),
         ([60_000], 18_000),
     ],
@@ -376,7 +376,7 @@ def test_the_error_of_the_last_attempt_is_raised():
 
 
 def test_an_answer_that_drips_ends_at_the_timeout_of_the_call():
-    # Each byte is far within any timeout of a read, and there is no end of them.
+    # Each byte arrives well within the read timeout, but the answer never ends.
     with scripted(OK, drips=True) as (url, _):
         late = pytest.raises(errors.ClientTimeoutError, match=r"no answer within 0\.3 s")
         with client.Client(url, timeout_seconds=0.3) as connected, late:
@@ -464,8 +464,8 @@ def test_a_short_timeout_gives_an_answer_in_retrieval_order_instead_of_none(
     held.set()
     ahead = 0.0
     with serving_fixtures.altering_server(ranker_address, lambda _: held.wait(60)) as address:
-        # It gets nine tenths of the 20 s, all but one of which seem to be over: the other 19 are
-        # for a slow machine.
+        # The deadline is nine tenths of 20 s. By its clock, the service has used all but one of
+        # them; the client still waits for 20, for a slow machine.
         service = serving_fixtures.make_orchestrator(
             tiny_bundle, address, clock=lambda: time.perf_counter() + ahead
         )

@@ -1,4 +1,4 @@
-"""The loop: answers over REST, their log, feedback, conversion, and a step of training on it."""
+"""The closed loop: answers over REST, their log, feedback, conversion, and training on it."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.trains
 
 @pytest.fixture(scope="module")
 def shown(tiny_bundle, ranker_address, tmp_path_factory):
-    """Answers to 300 requests of five ads, a third of the slots drawn, and their log."""
+    """The log of 300 answers of five ads, 30 % of the positions explored, and the answers."""
     directory = tmp_path_factory.mktemp("impressions")
     log = impressions.ImpressionLog(directory)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
@@ -69,7 +69,7 @@ def test_a_ranker_can_be_trained_on_logged_answers(shown, ranker_config, tmp_pat
     assert (joined.rows, joined.requests, joined.unmatched) == (1500, 300, 0)
     assert joined.totals == {"click": len(clicked)}
 
-    # The log says of each ad what its answer said.
+    # The log agrees with the answers.
     rows = pq.read_table(output).to_pylist()
     logged = {(row["_request_id"], row["_position"]): row for row in rows}
     for answer in answers:
@@ -88,5 +88,5 @@ def test_a_ranker_can_be_trained_on_logged_answers(shown, ranker_config, tmp_pat
     model, _, _ = ranking.load_ranker(data_set, tmp_path / "ranker")
     held_out = ranking.predict_split(model, data_set, "validation")
     scores, labels = held_out.logits["click"], held_out.labels["click"]
-    # The true taste is learned: clicked ads stand above the others.
+    # The preference is learned: clicked ads score higher than the others.
     assert np.mean(scores[labels == 1]) > np.mean(scores[labels == 0]) + 0.5

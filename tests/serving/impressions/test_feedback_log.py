@@ -1,4 +1,4 @@
-"""The log of events that users give to answers."""
+"""The log of users' feedback on answers."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""The impression log: what it holds, that it never harms an answer, and its join with feedback."""
+"""The impression log: its rows, that it never fails an answer, and its join with feedback."""
 
 import asyncio
 import collections
@@ -146,7 +146,7 @@ def test_answers_beyond_the_queue_are_dropped_and_counted(tiny_bundle, tmp_path)
     log = impression_log.ImpressionLog(tmp_path, ImpressionLogConfig(max_queued=5))
     request = valid(tiny_bundle)
     recorded = 0
-    # Faster than the thread looks at the queue.
+    # Faster than the thread polls the queue.
     while log.status()["dropped_answers"] < 10 and recorded < 100_000:
         log.record(tiny_bundle.manifest, request, answer())
         recorded += 1
@@ -344,7 +344,7 @@ def test_unread_columns_are_reported(script, log_files, tmp_path, capsys, ending
     script("serving.cli.online.join_feedback")._describe(joined, path, path)
     text = capsys.readouterr().out
     assert "\nColumns not read: revenu (Did you mean 'revenue'?), xyz\n" in text
-    # The release shows them, and its log does not have them.
+    # The release shows these columns, but its log does not have them.
     assert "\nNot logged, although answers show them: title, stock. To show" in text
 
 
@@ -370,12 +370,12 @@ def test_impressions_and_events_that_are_delivered_twice_count_once(log_files, t
         purchase,
         {**purchase, "event_id": "e-1"},
         {**purchase, "event_id": "e-2"},
-        # An event of another ad is another event.
+        # The same id for another ad is a different event.
         {**purchase, "event_id": "e-1", "ad_id": "ad-2"},
         # Without an id, a field that is not read tells events apart.
         {**purchase, "at": 5},
     ]
-    # A copy of a file, and a file that also has rows of another, as of a job that merges them.
+    # A copy of a file, and one that repeats rows of others, like that of a job that merges files.
     copy = tmp_path / "impressions-copy.parquet"
     copy.write_bytes(log_files[0].read_bytes())
     merged = tmp_path / "impressions-merged.parquet"
@@ -585,7 +585,7 @@ def test_a_flipped_bit_is_found(log_files, tmp_path):
         log_files[0].write_bytes(flipped)
         with contextlib.suppress(errors.ImpressionLogError):
             impressions.join_feedback(log_files, [events], output)
-        # What is not found is a part of a page's description that is not read.
+        # A flip that is not found is in a part of a page header that is not read.
         assert output.read_bytes() == expected
 
 

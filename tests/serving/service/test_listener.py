@@ -46,7 +46,7 @@ async def read_all(connection):
 def test_closing_answers_queued_connections_and_refuses_later_ones(bound):
     async def main():
         with contextlib.ExitStack() as stack:
-            # As another process does, which does not accept anything.
+            # Stands for another process that shares the socket and accepts nothing.
             other = stack.enter_context(socket.socket(fileno=os.dup(bound.fileno())))
             listening = greeting(bound)
             listening.start()
@@ -63,7 +63,7 @@ def test_closing_answers_queued_connections_and_refuses_later_ones(bound):
             connecting = asyncio.create_task(asyncio.get_running_loop().sock_connect(late, address))
             await closing
             replies = await asyncio.gather(*map(read_all, queued))
-            # The other process still has the port open, and yet nothing can get lost in its queue.
+            # The other process still has the port open, but no connection can get into its queue.
             assert not connecting.done()
             other.close()
             with pytest.raises(ConnectionRefusedError):
@@ -75,7 +75,7 @@ def test_closing_answers_queued_connections_and_refuses_later_ones(bound):
 
 @contextlib.contextmanager
 def no_file_descriptor():
-    """Lets nothing be opened in this process."""
+    """Leaves this process without a free file descriptor."""
     free = os.dup(0)
     os.close(free)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -87,9 +87,9 @@ def no_file_descriptor():
 
 
 def test_connections_wait_until_file_descriptors_are_free(bound, caplog):
-    def said():
+    def messages():
         # Other threads of this process log, too.
-        return [one.getMessage() for one in caplog.records if one.name == listener.__name__]
+        return [r.getMessage() for r in caplog.records if r.name == listener.__name__]
 
     async def main():
         listening = greeting(bound)
@@ -97,7 +97,7 @@ def test_connections_wait_until_file_descriptors_are_free(bound, caplog):
         with socket.create_connection(bound.getsockname(), 30) as connection:
             connection.setblocking(False)
             with no_file_descriptor():
-                while not said():
+                while not messages():
                     await asyncio.sleep(0)
             reply = await read_all(connection)
         await listening.close()
@@ -105,12 +105,12 @@ def test_connections_wait_until_file_descriptors_are_free(bound, caplog):
 
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(main()) == b"hello"
-    # A server that ran in this process before may have left its limit of the log, with its count.
+    # An earlier server in this process may have installed its rate limit, which appends a count.
     text = (
         "No connection can be accepted ([Errno 24] Too many open files). Others wait in the queue "
         "of the port."
     )
-    assert all(message.startswith(text) for message in said())
+    assert all(message.startswith(text) for message in messages())
     # asyncio logs it 2,048 times for each attempt.
     assert len(caplog.records) < 20
 
@@ -160,8 +160,8 @@ def test_a_line_of_code_logs_once_a_second_with_the_number_of_suppressed_records
     clock = clocks.Clock()
     limited = log_format.OncePerSecond(clock)
 
-    def passed(place, *arguments):
-        record = logging.LogRecord("n", logging.WARNING, "file.py", place, "%s", arguments, None)
+    def passed(line, *arguments):
+        record = logging.LogRecord("n", logging.WARNING, "file.py", line, "%s", arguments, None)
         return record.getMessage() if limited.filter(record) else None
 
     assert [passed(1, "a"), passed(1, "b"), passed(2, "c"), passed(1, "d")] == [

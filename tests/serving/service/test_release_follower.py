@@ -1,4 +1,4 @@
-"""A service changes its release while it is asked: nothing fails, nothing is mixed."""
+"""A service changes its release under load: no request fails, and no answer mixes releases."""
 
 import asyncio
 import concurrent.futures
@@ -97,10 +97,10 @@ def following(base, address):
 
 
 class Load:
-    """Asks a service again and again from several threads.
+    """Sends requests to a service from several threads.
 
     Attributes:
-        answers: Those of each thread, in their order.
+        answers: Answers of each thread, in their order.
     """
 
     def __init__(self, url, num_threads=3):
@@ -194,7 +194,7 @@ def test_a_damaged_release_is_refused_and_served_once_it_is_repaired(base, addre
     with following(base, address) as url:
         load = Load(url, num_threads=1)
         path.write_bytes(content[:-1])
-        # As somebody who does not use scripts/release.py might.
+        # Without scripts/release.py, which would refuse it.
         pointer.write_pointer(base, pointer.Pointer(2, previous=(1,)))
         waiting.until(lambda: state_of(url)["refused"])
         refused = state_of(url)["refused"]
@@ -227,7 +227,7 @@ def test_a_release_with_the_ranker_of_another_release_is_refused(
         releases.promote(base, 2)
         waiting.until(lambda: state_of(url)["refused"])
         assert "differs by" in state_of(url)["refused"]
-        # A retry loads it for a moment.
+        # Each retry loads it briefly.
         waiting.until(lambda: not in_use.is_in_use(base, 2))
         (answers,) = load.end()
         assert roles_of(url) == {1: "stable"}
@@ -303,7 +303,7 @@ def test_a_release_waits_for_all_replicas_that_answer(
             await asyncio.sleep(0.01)
         assert "does not serve ranker version 2" in loading[1].ranker_behind
         before = router.stable.release.version
-        # Renamed into place, because the server takes any numeric directory at once.
+        # Renamed, because the server loads any numeric directory immediately.
         shutil.copytree(published / "ranker/2", served / "copied")
         (served / "copied").rename(served / "ranker/2")
         await asyncio.wait_for(stepping, 60)
@@ -423,7 +423,7 @@ def test_the_model_server_gets_the_stable_release_the_canary_and_releases_in_use
     with contextlib.closing(in_use.hold(base, 1)), contextlib.closing(in_use.hold(base, 2)):
         releases.promote(base, 3)
         released.update()
-        # Release 1 serves its last requests; who has loaded 2 only looks at it.
+        # Release 1 serves its last requests; release 2 is only loaded, not routed.
         assert versions() == [1, 3]
     with released:
         waiting.until(lambda: versions() == [3])
@@ -432,7 +432,7 @@ def test_the_model_server_gets_the_stable_release_the_canary_and_releases_in_use
         manifest.path_of(base, 2).touch()
         waiting.until(lambda: "The versions of the model server were not updated" in caplog.text)
         assert versions() == [3]
-        # Nor does a directory whose manifests are missing for a while end it.
+        # It also survives a directory whose manifests are missing for a while.
         (base / "releases.json").write_text(pointer)
         (base / "manifests").rename(base / "away")
         waiting.until(lambda: "has no manifest of the release to serve" in caplog.text)
@@ -441,8 +441,8 @@ def test_the_model_server_gets_the_stable_release_the_canary_and_releases_in_use
         waiting.until(lambda: versions() == [1])
         releases.promote(base, 3)
         waiting.until(lambda: versions() == [3])
-    # A process that finds the stable release damaged falls back to the one before, which is asked
-    # for only then.
+    # A process that finds the stable release damaged falls back to the previous one, which is
+    # listed only then.
     releases.promote(base, 1)
     releases.promote(base, 3)
     falling_back = served_versions.ServedVersions(base, ("ranker",), path)

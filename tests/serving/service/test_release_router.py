@@ -131,15 +131,16 @@ def test_a_closed_release_is_freed(run):
         for version in (2, 1, 2):
             old = router.stable
             await router.recommend(request(0))
-            left += [weakref.ref(one) for one in (old, old.release.query_tower)]
-            left += [weakref.ref(old.release.ad_index), weakref.ref(old.live)]
+            parts = (old, old.release.query_tower, old.release.ad_index, old.live)
+            left += [weakref.ref(part) for part in parts]
+            del parts
             del old
             router.route(open_release(version))
             await asyncio.gather(*router._closing)
         await router.recommend(request(1))
         assert len(left) == 12
-        # A thread that has given its result may still hold what it computed it with.
-        await asyncio.to_thread(waiting.until, lambda: all(one() is None for one in left))
+        # A thread that has returned its result may still hold its arguments.
+        await asyncio.to_thread(waiting.until, lambda: all(ref() is None for ref in left))
 
     run(scenario)
 
@@ -148,9 +149,9 @@ def test_each_release_of_a_batch_gets_the_longest_deadline(run):
     async def scenario(router, open_release):
         router.route(router.stable, open_release(2), 0.0)
         patient = request(0, release="stable", deadline_ms=60_000)
-        # More than are computed together, so that the deadline is looked at in between.
+        # More than are computed together, so that the deadline is checked in between.
         short = [request(number, release="canary", deadline_ms=500) for number in range(1, 18)]
-        # A second of all deadlines is over.
+        # The requests arrived a second ago.
         started = time.perf_counter() - 1
         return await router.recommend_batch([patient, *short], started)
 
@@ -279,7 +280,7 @@ def test_the_user_decides_before_the_request_id(run):
             asked = [Request(user={"country": country}, k=1) for _ in range(8)]
             answers = await router.recommend_batch(asked)
             versions[country] = {answer.bundle_version for answer in answers}
-        # A country is one user here, whatever the request ids that are made for its requests.
+        # A country is one user here, regardless of the generated request ids.
         assert {len(found) for found in versions.values()} == {1}
         assert set().union(*versions.values()) == {1, 2}
 

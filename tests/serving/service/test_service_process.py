@@ -24,11 +24,11 @@ def test_text_logs_include_warnings(root):
 
 
 def test_log_lines_of_a_spawned_process_have_the_time(root, monkeypatch, capsys):
-    # Nothing has set up logging there.
+    # As in a spawned process, where logging is not configured.
     monkeypatch.setattr(root, "handlers", [])
     service.prepare_logs(json_logs=False)
     logging.warning("The user store can be used again.")
     # W1201 01:27:48.716156 139892914906816 user_data.py:294] The user store …
     expected = r"W\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ .*\] The user store can be used again\.\n"
-    said = capsys.readouterr().err
-    assert re.fullmatch(expected, said), said
+    printed = capsys.readouterr().err
+    assert re.fullmatch(expected, printed), printed

@@ -87,7 +87,7 @@ def two_processes(target, argument, bound, restarts):
         announce=lambda: None,
         clock=restarts.clock,
     )
-    # A spawned process would import TensorFlow, for seconds, which the targets do not use.
+    # A spawned process would import TensorFlow for seconds, which the targets do not need.
     workers._context = multiprocessing.get_context("fork")
     try:
         yield workers

@@ -11,7 +11,7 @@ def test_a_breaker_opens_after_consecutive_failures_and_admits_one_trial_call_af
     for _ in range(3):
         assert circuit.admit()
         circuit.failed()
-    circuit.succeeded()  # The row is broken.
+    circuit.succeeded()  # The failures are no longer consecutive.
     for _ in range(4):
         assert circuit.admit()
         circuit.failed()
@@ -25,7 +25,7 @@ def test_a_breaker_opens_after_consecutive_failures_and_admits_one_trial_call_af
         circuit.failed()
     clock.advance(4)
     assert circuit.admit()
-    circuit.abandoned()  # It said nothing, so another may try.
+    circuit.abandoned()  # No evidence about the server, so another call may try.
     assert circuit.admit()
     circuit.succeeded()
     assert (circuit.state, circuit.admit()) == ("closed", True)

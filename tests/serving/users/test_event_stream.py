@@ -44,7 +44,7 @@ async def consuming(valkey, store, member="m", feedback=None):
 
 
 async def until(condition):
-    """Waits for a condition, a coroutine function, without blocking the loop."""
+    """Waits until a coroutine function returns true, without blocking the loop."""
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(
         waiting.until, lambda: asyncio.run_coroutine_threadsafe(condition(), loop).result()
@@ -248,7 +248,7 @@ def test_after_a_failure_of_the_store_entries_are_retried_immediately_and_in_ord
         await until(lambda: _true(consumer.problem is not None))
         await producer.xadd("events", entry(2))
         store.down = False
-        # Those of a reader that has ended are claimed after 30 s only.
+        # Entries of a reader that has ended would be claimed only after 30 s.
         async with asyncio.timeout(20):
             await until(lambda: _true(consumer.added == 2))
         assert (appended, consumer.rejected) == (["e1", "e2"], 1)
@@ -267,7 +267,7 @@ def test_an_event_without_a_time_gets_the_time_of_its_entry(valkey, tmp_path):
     async def main():
         producer = redis.asyncio.Redis.from_url(valkey.url)
         seconds = int(time.time()) - 1000
-        # It waited in the stream for long.
+        # It was added to the stream long ago.
         await producer.xadd("events", entry(1), id=f"{seconds}250-0")
         async with consuming(valkey, f"sqlite:{tmp_path}/users.db") as (consumer, data):
             await until(lambda: _true(consumer.added == 1))

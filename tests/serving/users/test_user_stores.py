@@ -44,7 +44,7 @@ def address(request, tmp_path):
 
 
 def run(address, scenario, config=CONFIG):
-    """Runs `scenario(store)` in an event loop of its own."""
+    """Runs `scenario(store)` in a new event loop."""
 
     async def main():
         store = users.open_store(address, config)
@@ -84,7 +84,7 @@ def test_profile_and_events_are_read_as_they_were_written(address):
     async def scenario(store):
         await store.set_profile("u", {"country": "Zürich\n", "age": 3.5, "tags": ["a", "b"]}, NOW)
         assert await store.append([("u", event) for event in events], NOW) == 3
-        # Another user is untouched, also one whose id looks like a pattern or a key.
+        # Other users are not affected, even if an id looks like a pattern or a key.
         await store.append([("u*}:{'", click(9))], NOW)
         return await store.read(["u", "nobody", "u*}:{'"], NOW, True)
 
@@ -128,7 +128,7 @@ def test_an_event_that_is_sent_twice_is_stored_once(address):
         counts = [await store.append([("u", click(1)), ("u", click(1))], NOW)]
         # Sent again by a client that lets the service give the time.
         counts.append(await store.append([("u", click(1, NOW + 1)), ("u", click(2))], NOW))
-        # The ids of another user's events are theirs.
+        # Another user may have an event with the same id.
         counts.append(await store.append([("v", click(1))], NOW))
         return counts, await read(store, now=NOW + 1)
 
@@ -151,7 +151,7 @@ def test_events_are_sorted_by_time(address):
 def test_late_events_do_not_push_out_later_ones(address):
     async def scenario(store):
         await store.append([("u", click(n, NOW - 10 + n)) for n in range(3, 10)], NOW)
-        # Earlier than all of a full list: it goes at once, and does not push out a later one.
+        # Earlier than a full list: it is not kept, and does not push out a later one.
         await store.append([("u", click(1, NOW - 9))], NOW)
         await store.append([("u", click(n, NOW - 10 + n, "impression")) for n in range(20)], NOW)
         return await read(store, now=NOW + 100)
@@ -222,7 +222,7 @@ def test_events_older_than_the_time_to_live_are_deleted(address):
         counts = [await store.append([("u", old), ("u", click(2, NOW - 11 * DAY))], NOW)]
         before = await read(store)
         after = await read(store, now=NOW + 2 * DAY)
-        # A later write deletes it, and then it is not read by an earlier request either.
+        # A later write deletes it, so an earlier request no longer reads it either.
         counts.append(await store.append([("u", click(3, NOW + 2 * DAY))], NOW + 2 * DAY))
         return counts, before, after, await read(store, now=NOW + 2 * DAY), await read(store)
 
@@ -313,7 +313,7 @@ def test_an_erased_user_is_unknown_and_others_are_kept(address):
             await store.append([(user_id, click(1)), (user_id, click(2, NOW, "impression"))], NOW)
         deleted = [await store.delete(user_id, NOW) for user_id in ("u", "u", "x")]
         erased, other = await store.read(["u", "v"], NOW, True)
-        # The user may come back, with the id of an event of before.
+        # The user may return, with the id of an earlier event.
         assert await store.append([("u", click(1, NOW + 1))], NOW + 1) == 1
         return deleted, erased, other
 
@@ -331,7 +331,7 @@ def test_events_from_before_the_erasure_do_not_restore_a_user(address):
             [("u", click(1, NOW - 10)), ("v", click(1, NOW - 10)), ("u", ahead)], NOW
         )
         await store.delete("u", NOW)
-        # Events from the queue of another process, and sent again, also by a clock that is ahead.
+        # Events queued in another process or sent again, one of them of a clock that is ahead.
         late = [click(1, NOW - 10), click(2, NOW - 0.5, "impression"), ahead]
         later = NOW + 6
         counts = [await other.append([("u", event) for event in late], later)]
@@ -410,12 +410,12 @@ def test_profile_values_from_before_the_erasure_do_not_restore_a_user(address):
         await store.delete("u", NOW)
         written = [await store.set_profile("u", logged, NOW + 60, dict.fromkeys(logged, NOW))]
         gone = await read(store)
-        # A user who has come back gets only what was logged since.
+        # A user who has returned gets only values logged since.
         times = {"city": NOW + 1, "tags": NOW + 2, "age": NOW}
         for user_id in ("u", "v"):
             written.append(await store.set_profile(user_id, logged, NOW + 60, times))
         found = await store.read(["u", "v"], NOW)
-        # One that is set is new, whatever the clocks say.
+        # A profile that is set is new, whatever the clocks say.
         written.append(await store.set_profile("u", {"age": 1}, NOW - 1))
         return written, gone, *found, await read(store)
 
@@ -461,7 +461,7 @@ def test_sqlite_files_contain_no_data_of_an_erased_user(tmp_path):
         await store.append([("u", StoredEvent("e", "click", "secret-ad", NOW))], NOW)
         before = contents()
         await store.delete("u", NOW)
-        # The store is still open, and so its log of writes still exists.
+        # The store is still open, so its write-ahead log still exists.
         return before, contents()
 
     before, after = run(f"sqlite:{tmp_path}/users.db", scenario)
@@ -573,7 +573,7 @@ def test_a_removed_or_replaced_sqlite_file_is_not_used(tmp_path, is_replaced):
         ):
             with pytest.raises(errors.UserStoreError, match=r"was removed or replaced .* Restart"):
                 await use()
-        # It is put back.
+        # The original file is back.
         (tmp_path / "kept.db").rename(path)
         return await read(store)
 
@@ -608,7 +608,7 @@ def test_users_without_writes_expire_in_sqlite(tmp_path):
         return counts, await store.read(["old-3", "new"], later)
 
     counts, (old, new) = run(f"sqlite:{tmp_path}/users.db", scenario)
-    # More than one transaction's.
+    # More than one transaction deletes.
     assert counts == [0, 1200, 0]
     assert not old.is_known
     assert len(new.actions) == 1
@@ -654,7 +654,7 @@ def test_users_without_writes_expire_in_valkey(valkey):
     run(valkey.url, scenario)
     keys = client.keys("tfrec:{*")
     assert len(keys) == 5
-    # The server's own clock: no key is without the time to live.
+    # By the server's clock: every key has the time to live.
     assert all(9.9 * DAY < client.ttl(key) <= 10 * DAY for key in keys)
 
 
@@ -669,7 +669,7 @@ def test_many_users_are_read_in_a_thread_and_few_are_not(tmp_path):
     async def main():
         store = Watched(tmp_path / "users.db", CONFIG)
         await store.append([("u", click(1))], NOW)
-        # What a read has taken by the clock decides: none so far, then a slow disk.
+        # The average time of a read decides: none so far, then a slow disk.
         found = [await store.read(["u"], NOW)]
         store._pace = 0.0009
         found += [await store.read(["u"], NOW), (await store.read(["u", "v"], NOW))[:1]]
@@ -881,7 +881,7 @@ def test_connections_to_a_server_that_has_become_a_replica_are_closed(valkey):
         observer.replicaof("127.0.0.1", "1")
         with pytest.raises(errors.UserStoreError, match="not a replica"):
             await store.append([("u", click(2))], NOW)
-        # The next one leads wherever the address does, as to the new primary.
+        # The next connection goes where the address leads, such as to the new primary.
         await waiting.becomes(lambda: len(observer.client_list(_type="normal")) == 1)
         observer.replicaof("NO", "ONE")
         return await store.append([("u", click(2))], NOW)

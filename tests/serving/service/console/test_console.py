@@ -1,4 +1,4 @@
-"""The console's page as it is served, and what the REST service has for it."""
+"""The pages as they are served, and the parts of the REST service that the console uses."""
 
 import pathlib
 import re
@@ -27,7 +27,7 @@ def test_the_content_security_policy_allows_only_files_of_the_service(service_ur
     )
     assert policy["default-src"] == "'none'"
     assert {policy[f"{kind}-src"] for kind in ("script", "style", "connect")} == {"'self'"}
-    # The pictures of ads.
+    # For the pictures of ads.
     assert policy["img-src"] == "'self' http: https:"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["require-trusted-types-for"] == "'script'"
@@ -174,7 +174,7 @@ def test_text_has_enough_contrast_in_light_and_dark():
         for front, back in pairs:
             lighter, darker = sorted(map(_luminance, (colors[front], colors[back])))[::-1]
             assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (front, back, colors[front])
-        # What is drawn, and the edges of inputs, need 3.
+        # Graphics and the borders of inputs need 3.
         for front in ("train", "test", "third", "edge"):
             lighter, darker = sorted(map(_luminance, (colors[front], colors["panel"])))[::-1]
             assert (lighter + 0.05) / (darker + 0.05) >= 3, front

@@ -38,25 +38,25 @@ def browser():
 
 @pytest.fixture
 def open_console(browser):
-    """Opens the console of a service; at the end no script of the page may have failed."""
+    """Opens the console of a service; at the end, fails if a script of the page has failed."""
     opened, problems = [], []
 
-    def noted(message):
-        # The browser itself notes each refusal of the service.
+    def note(message):
+        # The browser itself logs each refusal of the service.
         if message.type == "error" and "Failed to load resource" not in message.text:
             problems.append(message.text)
 
-    def opening(url, width=1280, height=900, **options):
+    def open_page(url, width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         opened.append(context)
         context.set_default_timeout(TIMEOUT_MS)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", noted)
+        page.on("console", note)
         page.goto(f"{url}/console")
         return page
 
-    yield opening
+    yield open_page
     for context in opened:
         context.close()
     assert not problems
@@ -71,7 +71,7 @@ def page(service_url, open_console):
 
 
 def answered(page, text="ads from release"):
-    """Waits until the page says that an answer has come."""
+    """Waits until the page shows an answer."""
     expect(page.locator("#status")).to_contain_text(text)
 
 
@@ -106,7 +106,7 @@ def open_form(page):
 
 
 def filters_sent(page):
-    """Returns the filters of the request as the page has it."""
+    """Returns the filters of the page's request."""
     open_json(page)
     request = json.loads(page.input_value("#json"))
     open_form(page)
@@ -161,7 +161,7 @@ def test_an_answer_with_its_candidates_is_one_request(service_url, open_console)
 
 def test_a_slider_previews_the_order_and_the_service_confirms_it(service_url, page):
     before = shown_ads(page)
-    # Read in the same turn of the page's event loop: nothing can have been asked yet.
+    # Read in the same turn of the page's event loop, before any request can be sent.
     at_once = page.evaluate(
         """() => {
             const slider = document.getElementById("weight-revenue");
@@ -271,7 +271,7 @@ def test_the_list_of_errors_links_to_a_field_out_of_sight(page):
     box, message = (page.locator(part).bounding_box() for part in ("#fields", "#fields .problem"))
     assert box["y"] <= message["y"]
     assert message["y"] + message["height"] <= box["y"] + box["height"]
-    # The message leaves the control next to it where it was.
+    # The message does not move the control next to it.
     tops = [
         page.locator(f"[data-place='context.{name}']").bounding_box()["y"]
         for name in ("device", "age")
@@ -467,7 +467,7 @@ def test_the_snippets_send_the_request_of_the_page(service_url, page):
     open_form(page)
     expect(page.locator("#python")).to_contain_text("O'Neill")
     expected = asked(service_url, user={"country": 'O\'Neill "é"\n'}, k=3)
-    # curl may be missing: its command is read as a shell would, and sent.
+    # curl may be missing, so its command is parsed like in a shell, and sent by httpx.
     command = shlex.split(page.locator("#curl").text_content().replace("\\\n", ""))
     assert command[:3] == ["curl", "-s", f"{service_url}/v1/recommend"]
     assert asked(service_url, **json.loads(command[-1])) == expected
@@ -517,7 +517,7 @@ def test_the_canary_is_compared_with_the_stable_release(canary_url, open_console
     assert heads == ["", "stable 1", "canary 2"]
     roles = page.locator("#releases td:nth-child(2)").all_inner_texts()
     assert roles == ["stable", "canary"]
-    # Both columns are in sight.
+    # Both columns are visible.
     quality = page.locator("section", has=page.locator("#quality"))
     assert quality.evaluate("card => card.scrollWidth <= card.clientWidth")
     page.select_option("#which", "canary")
@@ -553,7 +553,7 @@ def changed_url(tmp_path):
         serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(heads=heads))
     stable, canary = (releases.load(tmp_path, version) for version in (1, 2))
     answering = orchestrator.Orchestrator(stable, ranker.LocalRanker(stable))
-    # Its models have the original fields, so that it refuses every request.
+    # Its validator has other fields than its models, so it refuses every request.
     scorer = ranker.LocalRanker(canary)
     fields, probes = (
         json.loads(json.dumps(part).replace('"device"', '"platform"'))
@@ -581,9 +581,9 @@ def test_a_release_that_refuses_the_request_shows_its_own_fields(changed_url, op
         "The answer below is the last one received, from release 1."
     )
     assert page.inner_text("#release") == "Release 2 · 300 ads"
-    own = ["country", "platform", "age", "history one value per line"]
+    names = ["country", "platform", "age", "history one value per line"]
     labels = page.locator("#fields label")
-    assert labels.all_inner_texts() == [*own, "device not a field of release 2"]
+    assert labels.all_inner_texts() == [*names, "device not a field of release 2"]
     assert page.locator("#weights label").all_inner_texts() == ["click", "revenue"]
     # The answer is drawn again, with the heads that both releases have.
     page.set_viewport_size({"width": 1200, "height": 900})
@@ -591,11 +591,11 @@ def test_a_release_that_refuses_the_request_shows_its_own_fields(changed_url, op
     expect(scores).to_have_text(["click", "revenue", "utility"])
     # Without its value, the field is no longer part of the request.
     type_in(page, "[data-place='context.device']", "")
-    expect(labels).to_have_text(own)
+    expect(labels).to_have_text(names)
     page.select_option("#which", "stable")
     answered(page, "ads from release 1 in")
     expect(page.locator("#failure")).to_be_empty()
-    assert labels.all_inner_texts() == [name.replace("platform", "device") for name in own]
+    assert labels.all_inner_texts() == [name.replace("platform", "device") for name in names]
 
 
 def test_a_rule_on_a_field_that_the_release_lacks_is_shown_and_can_be_removed(page):
@@ -651,7 +651,7 @@ def test_intervals_are_explained_only_if_there_are_any(service_url, open_console
 
 @pytest.fixture(scope="module")
 def hostile_url(tmp_path_factory):
-    """A release with one head, whose ads have markup, very long and two-line texts as values."""
+    """A service with one head, whose ads have markup, very long texts and line breaks as values."""
     num_ads = 40
     with pytest.MonkeyPatch.context() as patch:
         table = serving_fixtures.ads_table
@@ -686,7 +686,7 @@ def hostile_url(tmp_path_factory):
 
 @pytest.fixture
 def pictured_url(tmp_path):
-    """A service whose ads show titles, prices, and addresses of pictures that may be anything."""
+    """A service whose ads show titles, prices, and picture URLs of which some are not valid."""
     pictures = [
         "/console/icon.svg",
         "javascript:alert(1)",
@@ -736,7 +736,7 @@ def test_titles_and_pictures_are_shown_and_only_http_urls_are_loaded(pictured_ur
             source = item.locator("img").get_attribute("src")
             assert source == f"{pictured_url}/console/icon.svg"
         else:
-            # Nothing is left of a picture that cannot be loaded, not even its column.
+            # A picture that cannot be loaded is removed together with its column.
             item.scroll_into_view_if_needed()
             expect(item.locator(".name")).to_have_css("display", "block")
         shown = item.locator(".name p").first
@@ -916,7 +916,7 @@ def test_values_of_candidates_are_suggested_and_the_focus_stays(page):
     assert {option.get_attribute("value") for option in options.all()} == {"c0", "c1", "c2", "c3"}
     type_in(page, "#condition-0-0", "c1")
     type_in(page, "#condition-0-1", "c3")
-    # Rows with a remainder of 1 or 3 by 4 that are no multiple of 5: 2 x 75 - 2 x 15.
+    # Rows with a remainder of 1 or 3 by 4 that are not multiples of 5: 2 x 75 - 2 x 15.
     expect(candidates(page)).to_have_text("120")
     condition = {"field": "category", "any_of": ["c1", "c3"]}
     assert filters_sent(page) == {"conditions": [condition]}
@@ -932,7 +932,7 @@ def test_a_service_that_hangs_is_not_shown_as_ready(service_url, open_console):
     page.context.route("**/readyz", lambda _: None)
     page.context.route("**/v1/recommend", lambda _: None)
     page.click("#recommend")
-    # A second for the notice, five to the next look, and 4.5 until it gives up.
+    # A second until the notice, five until the next poll, and 4.5 until its timeout.
     page.clock.run_for(1_000)
     expect(page.locator("#status")).to_have_text("Waiting for the service…")
     page.clock.run_for(10_000)
@@ -996,8 +996,8 @@ def test_the_api_page_describes_routes_and_sends_requests_to_this_service_only(
 ):
     with serving_with_token(tiny_bundle, ranker_address) as url:
         page = open_console(url)
-        asked_for = []
-        page.on("request", lambda request: asked_for.append(request.url))
+        requested = []
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(f"{url}/docs")
         problem = page.locator("#token-dialog .problem")
         expect(problem).to_have_text("This service requires a token.")
@@ -1020,7 +1020,7 @@ def test_the_api_page_describes_routes_and_sends_requests_to_this_service_only(
         expect(card.locator("pre")).to_contain_text("malformed_json")
         page.get_by_label("Send GET /metrics").click()
         expect(page.get_by_label("Answer of GET /metrics")).to_contain_text("tfrec_")
-        assert all(one.startswith(url) for one in asked_for)
+        assert all(address.startswith(url) for address in requested)
         page.evaluate("document.querySelectorAll('details').forEach((node) => (node.open = true))")
         page.set_viewport_size({"width": 360, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

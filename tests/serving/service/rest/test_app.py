@@ -66,7 +66,7 @@ def test_null_is_the_same_as_absent(http):
 
 def test_answers_contain_no_nan(http):
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not valid JSON")
 
     reply = http.post("/v1/recommend", json={"k": 300})
     answer = json.loads(reply.text, parse_constant=refuse)
@@ -151,7 +151,7 @@ def test_a_large_answer_does_not_block_other_requests(tiny_bundle, ranker_addres
         waiting.until(lambda: service.admission.in_flight == 3)
         assert http.get("/healthz").is_success
         go_on.set()
-        single, several = (one.result().json() for one in pending)
+        single, several = (future.result().json() for future in pending)
     assert len(single["ads"]) == 150
     assert [len(answer["ads"]) for answer in several["responses"]] == [60, 60]
 
@@ -263,7 +263,7 @@ def test_malformed_json_is_refused_with_the_position(http):
 
 @pytest.mark.parametrize("named", ["application/x-www-form-urlencoded", "text/plain", None])
 def test_a_content_type_other_than_json_is_refused(http, named):
-    # What `curl -d` sends unless it is told otherwise is the first.
+    # The first is the default of `curl -d`.
     headers = {} if named is None else {"content-type": named}
     reply = http.post("/v1/recommend", content=b'{"k": 1}', headers=headers)
     status, code, message = error_of(reply)
@@ -299,7 +299,7 @@ def test_a_body_above_the_limit_is_refused(tiny_bundle, ranker_address):
         status, code, message = error_of(http.post("/v1/recommend", content=large))
         assert (status, code) == (413, "body_too_large")
         assert "more than 1000 bytes" in message
-        # Without a declared length it is counted as it comes.
+        # Without a declared length, it is counted as it arrives.
         streamed = http.post("/v1/recommend", content=iter([large[:600], large[600:]]))
         assert error_of(streamed)[:2] == (413, "body_too_large")
         assert http.post("/v1/recommend", json={}).status_code == 200
@@ -345,7 +345,7 @@ def test_readiness_reports_an_unavailable_ranker(tiny_base, tiny_bundle):
             serving_fixtures.wait_until_ready(url)
             server.stop(grace_seconds=0)
             problem = f"The ranker at {address} is not available"
-            # No ads are requested meanwhile.
+            # No ads are requested in the meantime.
             waiting.until(
                 lambda: problem in (httpx.get(f"{url}/readyz", timeout=60).json()["degraded"] or "")
             )
@@ -398,13 +398,13 @@ def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, tmp_path):
         service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
         with serving_fixtures.serve_app(service) as url:
 
-            def knows_why() -> bool:
+            def names_another_model() -> bool:
                 status, code, message = error_of(httpx.get(f"{url}/readyz", timeout=60))
                 assert (status, code) == (503, "not_ready")
                 return "serves another model" in message
 
             # On a loaded machine the first checks may be late: not verified yet.
-            waiting.until(knows_why)
+            waiting.until(names_another_model)
 
 
 def test_64_requests_at_once_over_http(service_url):
@@ -490,8 +490,8 @@ def test_examples_are_answered_and_replies_match_the_document(http):
         jsonschema.Draft202012Validator(whole).validate(example)
     overloaded = document["paths"]["/v1/recommend"]["post"]["responses"]["429"]
     assert overloaded["headers"]["retry-after"]["schema"] == {"type": "integer"}
-    names = [one["name"] for one in document["paths"]["/v1/recommend"]["post"]["parameters"]]
-    assert names == ["x-deadline-ms", "x-request-id"]
+    parameters = document["paths"]["/v1/recommend"]["post"]["parameters"]
+    assert [header["name"] for header in parameters] == ["x-deadline-ms", "x-request-id"]
 
 
 def test_the_openapi_document_says_which_routes_require_the_token(tiny_bundle, ranker_address):

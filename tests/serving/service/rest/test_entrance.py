@@ -1,4 +1,4 @@
-"""The edge of the REST service: bodies, tokens, deadlines, ids, overload."""
+"""The outermost layer of the REST service: bodies, tokens, deadlines, ids, overload."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ def test_metrics_label_requests_by_route_without_parameters():
 
 
 def raw(url, data, then=b""):
-    """Sends bytes and returns all that comes back."""
+    """Sends bytes and returns all that is received."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(data)
@@ -109,7 +109,7 @@ def test_a_body_that_does_not_arrive_is_refused(tiny_bundle, ranker_address):
 
 @contextlib.contextmanager
 def two_in_flight(release, ranker_address, post, config=None, **options):
-    """Serves two requests that the ranker holds; yields the URL, their futures and what ends it."""
+    """Serves two requests that the ranker holds; yields URL, futures and an event to end this."""
     go_on = threading.Event()
     with (
         serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
@@ -146,7 +146,7 @@ def test_a_request_that_cannot_be_answered_in_time_is_refused_before_its_body_ar
 
     held = two_in_flight(tiny_bundle, ranker_address, post, max_body_seconds=60)
     with held as (url, admitted, go_on):
-        # The third answer is expected after 30 ms, as long as no answer says otherwise.
+        # The third answer is expected after 30 ms, the estimate before the first answer.
         hurried = head(1000, connection="close", **{"x-deadline-ms": "20"})
         received = raw(url, hurried)
         go_on.set()
@@ -258,7 +258,7 @@ SMUGGLED = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 @pytest.mark.parametrize(
     ("lines", "status", "code"),
     [
-        # A proxy that goes by the length would take what follows for the next request.
+        # A proxy that uses the length would take the rest for the next request.
         (["content-length: 5", "transfer-encoding: chunked", "", "0", "", ""], 400, "malformed"),
         (["transfer-encoding: chunked", "content-length: 0", "", "0", "", ""], 400, "malformed"),
         (["content-length: 1", "content-length: 2", "", "{}"], 400, "malformed_http"),
@@ -335,5 +335,5 @@ def test_1000_connections_at_once_are_all_answered_or_refused(service_url):
     with futures.ThreadPoolExecutor(50) as pool:
         statuses = list(pool.map(answer, connections))
     assert len(statuses) == 1000
-    # What had to wait for longer than its 20 ms is refused.
+    # Requests that waited for longer than their 20 ms are refused.
     assert set(statuses) == {b"200", b"429"}

@@ -66,7 +66,7 @@ def test_an_event_affects_the_next_answer_to_its_user(serve):
         clicked = event("e1", ad_id=first[0])
         reply = http.post("/v1/events", json={"events": [clicked]})
         assert reply.json() == {"received": 1, "added": 1}
-        # The same event again is no other event.
+        # The same event counts once.
         again = http.post("/v1/events", json={"events": [clicked, clicked]})
         assert again.json() == {"received": 2, "added": 0}
         second = http.post("/v1/recommend", json=body)
@@ -86,7 +86,7 @@ def test_events_are_logged_as_feedback_to_the_answers_that_they_name(serve, tmp_
             event("e1", ad_id=shown[1], request_id="r1"),
             event("e2", ad_id=shown[1], request_id="r1", event="revenue", amount=2.5),
             event("e3", ad_id=shown[1], request_id="r1", event="revenue", amount=-1),
-            # Not of an answer, and an impression, so both are left out.
+            # Left out: an event without an answer, and an impression.
             event("e4", ad_id=shown[0]),
             event("e5", ad_id=shown[0], request_id="r1", event="impression"),
         ]
@@ -173,7 +173,7 @@ def test_a_profile_is_set_and_a_user_is_erased(serve, user_id):
         asked = http.post("/v1/recommend", json=body)
         assert asked.json()["user_data"] == "found"
         assert http.get(path).json()["profile"] == profile
-        # The impressions of the answer are written before, and do not bring the user back.
+        # The impressions of the answer are written first, and do not restore the user.
         assert http.delete(path).json() == {"deleted": True}
         assert http.delete(path).json() == {"deleted": False}
         assert http.get(path).json() == {"profile": {}, "actions": [], "impressions": []}
@@ -225,7 +225,7 @@ def test_the_allow_header_names_all_methods_of_a_path(serve):
 
 def test_a_user_id_that_is_not_utf8_is_refused_and_affects_no_other_user(serve):
     with serve() as http:
-        # The character that replaces what is not UTF-8 is a valid id.
+        # The character that replaces invalid UTF-8 is a valid id.
         replacing = "/v1/users/%EF%BF%BD"
         assert http.put(replacing, json={"profile": {"country": "CH"}}).status_code == 200
         for reply in (
@@ -277,7 +277,7 @@ def test_the_openapi_document_describes_the_user_routes(serve):
     assert set(document["paths"]["/v1/users/{user_id}"]) == {"get", "put", "delete"}
     described = document["components"]["schemas"]["Event"]["properties"]["request_id"]
     assert "learn from" in described["description"]
-    # The body of an error is ours, and a user id is text of any kind, so its type is never wrong.
+    # Errors have the service's own body, and a user id can be any text, so its type is never wrong.
     assert "ValidationError" not in json.dumps(document)
     # Generated clients name their methods by these.
     operations = {
@@ -301,7 +301,7 @@ def test_the_openapi_document_describes_the_user_routes(serve):
     jsonschema.Draft202012Validator(schema).validate(stored)
     events = [*stored["actions"], *stored["impressions"]]
     properties = document["components"]["schemas"]["KeptEvent"]["properties"]
-    assert [set(one) for one in events] == [set(properties)] * 2
+    assert [set(stored_event) for stored_event in events] == [set(properties)] * 2
 
 
 def test_the_example_of_a_profile_omits_the_user_id(tiny_bundle, ranker_address, tmp_path):
@@ -321,7 +321,7 @@ def test_the_example_of_a_profile_omits_the_user_id(tiny_bundle, ranker_address,
 
 
 class _Down:
-    """A store that fails, as one whose server is gone."""
+    """A store whose server is gone."""
 
     def __getattr__(self, name):
         async def fail(*arguments):
@@ -364,6 +364,6 @@ def test_a_store_that_is_down_refuses_writes_but_not_recommendations(serve, tmp_
         if sample.name == "tfrec_user_reads_total" and sample.value
     }
     assert counts == {"failed": 1}
-    # The log comes first: events that are sent again are known to the join.
+    # The log is written first: the join recognizes events that are sent again.
     (file,) = (tmp_path / "log").glob(impressions.FEEDBACK_PATTERN)
     assert '"event_id": "e1"' in file.read_text()
