@@ -363,6 +363,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def trainings_base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Base directory with the releases 1 to 3 of different trainings. Read only."""
+    return shared.directory(
+        tmp_path_factory, "trainings", lambda base: publish_trainings(base, count=3)
+    )
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_base: pathlib.Path) -> releases.Bundle:
     """The loaded bundle of `tiny_base`."""
     return releases.load(tiny_base)

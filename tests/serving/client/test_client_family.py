@@ -5,8 +5,6 @@ import contextlib
 import http.server
 import json
 import multiprocessing
-import subprocess
-import sys
 import threading
 import time
 
@@ -326,19 +324,14 @@ def test_an_answer_to_another_request_is_refused(ids):
 
 
 def test_a_forked_process_opens_its_own_connections():
-    code = """if True:
-        import os, sys
-        from serving import client
-        with client.Client(sys.argv[1], timeout_seconds=60) as connected:
-            connected.recommend(request_id="before the fork")
-            if os.fork() == 0:
-                connected.recommend(request_id="child")
-                os._exit(0)
-            os.wait()
-            connected.recommend(request_id="parent")
-    """
-    with scripted(OK) as (url, seen):
-        subprocess.run([sys.executable, "-c", code, url], check=True)
+    with scripted(OK) as (url, seen), client.Client(url, timeout_seconds=60) as connected:
+        connected.recommend(request_id="before the fork")
+        child = multiprocessing.get_context("fork").Process(
+            target=connected.recommend, kwargs={"request_id": "child"}
+        )
+        child.start()
+        child.join(waiting.GUARD_SECONDS)
+        connected.recommend(request_id="parent")
     assert [body["request_id"] for _, body in seen] == ["before the fork", "child", "parent"]
     ports = [headers["port"] for headers, _ in seen]
     assert ports[1] not in (ports[0], ports[2])

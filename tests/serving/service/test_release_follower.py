@@ -33,33 +33,28 @@ def fast(monkeypatch):
     monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 0.4)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A base directory with the releases 1, 2 and 3 of different trainings. Read only."""
-    base = tmp_path_factory.mktemp("published") / "bundles"
-    return serving_fixtures.publish_trainings(base, 3)
-
-
 @pytest.fixture
-def base(published, tmp_path):
-    """A copy whose stable release is 1."""
-    base = shutil.copytree(published, tmp_path / "bundles")
+def base(trainings_base, tmp_path):
+    """A copy of the releases; release 1 is stable."""
+    base = shutil.copytree(trainings_base, tmp_path / "bundles")
     releases.promote(base, 1)
     return base
 
 
 @pytest.fixture(scope="module")
-def address(published):
-    with serving_fixtures.serve_ranker(published, all_versions=True) as server:
+def address(trainings_base):
+    with serving_fixtures.serve_ranker(trainings_base, all_versions=True) as server:
         yield f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture(scope="module")
-def expected(published, address):
+def expected(trainings_base, address):
     """Version -> the ads of `BODY` with their scores, from each release alone."""
 
     async def ask(version):
-        service = serving_fixtures.make_orchestrator(releases.load(published, version), address)
+        service = serving_fixtures.make_orchestrator(
+            releases.load(trainings_base, version), address
+        )
         try:
             answer = await service.recommend(requests.Request(user=BODY["user"], k=BODY["k"]))
         finally:
@@ -213,10 +208,10 @@ def test_a_damaged_release_is_refused_and_served_once_it_is_repaired(base, addre
 
 
 def test_a_release_with_the_ranker_of_another_release_is_refused(
-    base, published, tmp_path, expected
+    base, trainings_base, tmp_path, expected
 ):
     # The model server has release 3's ranker where this base directory has release 2's.
-    foreign = shutil.copytree(published / "ranker", tmp_path / "served" / "ranker")
+    foreign = shutil.copytree(trainings_base / "ranker", tmp_path / "served" / "ranker")
     shutil.rmtree(foreign / "2")
     (foreign / "3").rename(foreign / "2")
     with (
@@ -237,10 +232,10 @@ def test_a_release_with_the_ranker_of_another_release_is_refused(
 
 
 def test_a_release_without_a_ranker_in_time_is_refused_and_closed_after_a_rollback(
-    base, published, tmp_path, monkeypatch
+    base, trainings_base, tmp_path, monkeypatch
 ):
     only_first = tmp_path / "served"
-    shutil.copytree(published / "ranker/1", only_first / "ranker/1")
+    shutil.copytree(trainings_base / "ranker/1", only_first / "ranker/1")
 
     connected = threading.Event()
 
@@ -279,10 +274,10 @@ def test_a_release_without_a_ranker_in_time_is_refused_and_closed_after_a_rollba
 
 
 def test_a_release_waits_for_all_replicas_that_answer(
-    base, published, address, tmp_path, monkeypatch
+    base, trainings_base, address, tmp_path, monkeypatch
 ):
     served = tmp_path / "served"
-    shutil.copytree(published / "ranker/1", served / "ranker/1")
+    shutil.copytree(trainings_base / "ranker/1", served / "ranker/1")
     nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
 
     async def scenario(server):
@@ -304,7 +299,7 @@ def test_a_release_waits_for_all_replicas_that_answer(
         assert "does not serve ranker version 2" in loading[1].ranker_behind
         before = router.stable.release.version
         # Renamed, because the server loads any numeric directory immediately.
-        shutil.copytree(published / "ranker/2", served / "copied")
+        shutil.copytree(trainings_base / "ranker/2", served / "copied")
         (served / "copied").rename(served / "ranker/2")
         await asyncio.wait_for(stepping, 60)
         found = before, router.stable.release.version, loading[1].ranker_behind

@@ -1,6 +1,7 @@
 """Which release answers a request, and when a release is closed."""
 
 import asyncio
+import shutil
 import threading
 import time
 import weakref
@@ -18,10 +19,9 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """Base directory with the releases 1, 2 and 3 of different trainings."""
-    base = tmp_path_factory.mktemp("releases") / "bundles"
-    return serving_fixtures.publish_trainings(base, 3)
+def base(trainings_base, tmp_path_factory):
+    """A copy of the releases, which no other module uses."""
+    return shutil.copytree(trainings_base, tmp_path_factory.mktemp("releases") / "bundles")
 
 
 @pytest.fixture(scope="module")

@@ -480,14 +480,12 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</scrip
 
 
 @pytest.fixture(scope="module")
-def canary_url(tmp_path_factory):
+def canary_url(trainings_base):
     """A service of two releases of different trainings; the second is a canary."""
-    base = tmp_path_factory.mktemp("canary") / "bundles"
-    serving_fixtures.publish_trainings(base, 2)
-    with serving_fixtures.serve_ranker(base, all_versions=True) as server:
+    with serving_fixtures.serve_ranker(trainings_base, all_versions=True) as server:
         stable, canary = (
             serving_fixtures.make_orchestrator(
-                releases.load(base, version), f"127.0.0.1:{server.port}"
+                releases.load(trainings_base, version), f"127.0.0.1:{server.port}"
             )
             for version in (1, 2)
         )

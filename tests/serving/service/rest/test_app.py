@@ -2,6 +2,7 @@ import asyncio
 import functools
 import gzip
 import json
+import shutil
 import threading
 from concurrent import futures
 
@@ -392,8 +393,8 @@ def test_readiness_and_metrics_report_a_log_that_cannot_be_written(
     log.close()
 
 
-def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, tmp_path):
-    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(seed=9))
+def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, trainings_base, tmp_path):
+    shutil.copytree(trainings_base / "ranker/2", tmp_path / "ranker/1")
     with serving_fixtures.serve_ranker(tmp_path) as server:
         service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
         with serving_fixtures.serve_app(service) as url:
