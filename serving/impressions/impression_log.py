@@ -40,6 +40,7 @@ _PARTIAL = ".{}.partial"
 # Rows converted at a time, which takes some milliseconds. Answers wait for the GIL meanwhile.
 _ROWS_PER_BATCH = 400
 _POLL_SECONDS = 0.2
+_CLOSE_SECONDS = 10.0
 # An older partial file is left over from a killed process.
 _ABANDONED_SECONDS = 3_600
 
@@ -161,17 +162,13 @@ class ImpressionLog:
             "problem": self.problem,
         }
 
-    def close(self, timeout_seconds: float = 10.0) -> None:
-        """Writes the queued rows and stops the thread.
-
-        Args:
-            timeout_seconds: Maximum time to wait for the thread, in seconds.
-        """
+    def close(self) -> None:
+        """Writes the queued rows and stops the thread; waits for a limited time."""
         self._closing.set()
-        self._thread.join(timeout_seconds)
+        self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
             _logger.error(
-                "The impression log was not completely written within %g s.", timeout_seconds
+                "The impression log was not completely written within %g s.", _CLOSE_SECONDS
             )
 
     def _prepare(self) -> None:

@@ -29,6 +29,7 @@ BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
 def fast(monkeypatch):
     """Shorter times between checks of the disk, and between attempts."""
     monkeypatch.setattr(release_follower, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(served_versions, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(release_follower, "_RETRY_SECONDS", 0.2)
     monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 0.4)
 
