@@ -114,7 +114,8 @@ def read_text(path: pathlib.Path) -> str:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not UTF-8.
     """
-    if not path.is_file():
+    # Not `is_file`: the shell's `<(COMMAND)` is the path of a pipe.
+    if path.is_dir() or not path.exists():
         problem = "is a directory, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {problem}; check the path.")
     try:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import pathlib
 import pty
 import re
 import subprocess
@@ -345,6 +346,17 @@ def test_a_missing_extra_is_named_with_its_installation(script):
     missing = pytest.raises(SystemExit, match=r"needs no_such_package, .* -e '\.\[beam\]'$")
     with missing, command_line.require_extra("beam"):
         importlib.import_module("no_such_package")
+
+
+def test_a_file_of_a_flag_may_be_a_pipe(script, tmp_path):
+    command_line = script("serving.cli.command_line")
+    reader, writer = os.pipe()
+    os.write(writer, b"ad-5\n\nad-6\n")
+    os.close(writer)
+    assert command_line.read_lines(pathlib.Path(f"/dev/fd/{reader}")) == ["ad-5", "ad-6"]
+    os.close(reader)
+    with pytest.raises(FileNotFoundError, match="is a directory, not a file; check the path"):
+        command_line.read_lines(tmp_path)
 
 
 @pytest.mark.process
