@@ -1,4 +1,4 @@
-"""Every command that the documents and the commands' own texts show names what exists.
+"""Every command in the documents and in the commands' docstrings has existing names and flags.
 
 A command is a line of a code block, or of a docstring, that starts with `tfrec`, with an
 interpreter and a script, or with `make`. Nothing is run.
@@ -34,7 +34,7 @@ SOURCES = sorted(
 # tfrec train …, .venv/bin/tfrec train …, .venv/bin/python -m tfrec train …
 COMMAND = re.compile(r"^(?:\S*/)?(?:tfrec|python3? -m tfrec) ([a-z]\S*)(.*)$")
 SCRIPT = re.compile(r"^(?:\S*python3? )?((?:scripts|examples)/\w+\.py)\b(.*)$")
-# Passes what it does not know to Beam if it has a runner.
+# The command that passes unknown flags to Beam if it has a runner.
 BEAM = "convert"
 
 
@@ -129,7 +129,7 @@ def test_help_shows_lines_as_they_are_typed(path):
 
 def test_the_flags_of_a_command_include_shared_flags(script):
     train = defined_by_command("train", script)
-    # Its own, of log_flags, and of ConvertConfig.
+    # A flag of the command, of log_flags, and of ConvertConfig.
     assert {"stage1_epochs", "data_path", "sampled_negatives"} <= train
     assert "patience" not in train
 

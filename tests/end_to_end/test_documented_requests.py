@@ -1,4 +1,4 @@
-"""The requests and ads that the documents show are of the world that `tfrec quickstart` draws."""
+"""The requests and ads in the documents fit the world that `tfrec quickstart` draws."""
 
 import json
 import pathlib
@@ -30,14 +30,14 @@ def json_lines(name: str) -> list[dict]:
 
 
 def shown_objects(path: pathlib.Path) -> list[dict]:
-    """Returns the JSON objects that command lines of a document take between single quotes."""
+    """Returns the JSON objects in single quotes, as in command lines of a document."""
     return [json.loads(text) for text in re.findall(r"'(\{[^']*\})'", path.read_text())]
 
 
 def documented_requests() -> list[dict]:
     found = [*json_lines("request.json"), *json_lines("requests.jsonl")]
     for shown in (own for path in SHOWN for own in shown_objects(path)):
-        # Events and profiles are no requests.
+        # Events and profiles are not requests.
         if not {"ad_id", "events", "profile"} & shown.keys():
             # The value of --rules, or a request.
             found.append({"rules": shown} if "caps" in shown else shown)

@@ -1,7 +1,7 @@
-"""Releases in Milvus, served through the orchestrator, updated, lost, found again and removed.
+"""Releases in Milvus: served, updated, unavailable for a while, and removed.
 
-FAISS Flat, with the same models and ads, says what every answer must be. The server is milvus-lite,
-in a process of its own.
+FAISS Flat, with the same models and ads, gives the expected answers. The server is milvus-lite in
+a separate process.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def test_answers_are_those_of_faiss_before_and_after_updates(server, tmp_path, k
         updated = answers(tmp_path / "faiss")
         assert {"new-1", "ad-29"} <= {ad.ad_id for ad in updated[1].ads}
         assert not {"ad-32", "ad-35"} & {ad.ad_id for answer in updated for ad in answer.ads}
-        # What was open sees the updates of another process, and so does what opens again.
+        # Clients see updates of another process, whether they opened the release before or after.
         assert_same([open_before.recommend(REQUEST)], updated[:1])
     assert_same(answers(tmp_path / "milvus"), updated)
     # The collection itself is as it was exported.
@@ -146,7 +146,7 @@ def test_a_publish_that_fails_leaves_no_collection(server, tmp_path):
     def write(staged):
         content = recipe(server[1]).write(staged)
         assert set(client_of(server[1]).list_collections()) - before
-        # Refused: the identity of the part is another one.
+        # Refused, because the parts have another training id.
         return dataclasses.replace(content, training_id="other")
 
     with pytest.raises(errors.BundleError, match="expects other"):

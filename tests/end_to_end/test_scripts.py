@@ -1,24 +1,18 @@
-"""The scripts as a person runs them: in processes of their own."""
+"""The scripts, run in processes of their own as a user runs them."""
 
 import json
 import pathlib
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 
-import children
 import logs
 import pyarrow.parquet as pq
 import pytest
 import scripts_in_forks
-import serving_fixtures
-import waiting
 from repository import ROOT
 
-from serving import client, requests
 from tfrecords import schema
 
 pytestmark = pytest.mark.process
@@ -75,7 +69,7 @@ def test_filters_of_the_command_line_apply_to_requests_without_any(workdir):
 
 
 def test_the_demo_shows_ten_ads_with_the_only_head(workdir):
-    # Importing TensorFlow must print nothing: no fork of a process that has imported it.
+    # Not a fork of a process that has imported TensorFlow, because the import must print nothing.
     done = subprocess.run(
         [sys.executable, "scripts/inference.py", f"--workdir={workdir}", "--demo", "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
@@ -207,7 +201,7 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
     assert asked["candidate_parts"] == 1
     assert asked["index"]["kind"] == "Flat"
     publish = ["release.py", "--action=publish", f"--workdir={copy}", "--force"]
-    # Nothing has changed: the release stays the last one.
+    # Without changes, no release is added.
     run(*publish)
     assert [path.name for path in manifests.glob("*.json")] == ["2.json"]
     (manifests / "2.json").unlink()
@@ -233,55 +227,26 @@ def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):
     assert f"{bad}, line 1: looks like a header line" in done.stderr
 
 
-def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_path):
-    rest, grpc_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
-    command = [
-        sys.executable, str(ROOT / "scripts" / "serve.py"), f"--workdir={workdir}",
-        f"--port={rest}", f"--model_server_port={grpc_port}",
-        f"--model_server_rest_port={model_rest}", f"--impression_log={tmp_path / 'log'}",
-        '--rules={"caps": [{"field": "C13", "max": 1}]}',
-    ]  # fmt: skip
-    with children.started(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
-        for line in service.stdout:
-            if line.startswith("recommendations on"):
-                break
-        try:
-            with client.Client(f"http://127.0.0.1:{rest}") as connection:
-                _wait_until_it_answers(connection, service)
-                answer = connection.recommend(context={"I1": 3}, k=3, deadline_ms=10_000)
-            assert [ad.rank for ad in answer.ads] == [1, 2, 3]
-            assert answer.degraded is None
-            values = [ad.fields["C13"] for ad in answer.ads if ad.fields["C13"] is not None]
-            assert len(set(values)) == len(values)
-        finally:
-            service.send_signal(signal.SIGTERM)
-            assert service.wait(60) == 0
-    for port in (rest, grpc_port, model_rest):
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0, "a process was left behind"
-    _join(answer, tmp_path)
-
-
-def _join(answer: requests.Answer, directory: pathlib.Path) -> None:
-    """Joins the log that the service left with a click on the second ad."""
-    event = {"request_id": answer.request_id, "ad_id": answer.ads[1].ad_id, "click": 1}
-    (directory / "events.jsonl").write_text(json.dumps(event))
-    output = directory / "new" / "shown.parquet"
+def test_logged_answers_are_joined_with_feedback(workdir, tmp_path):
     done = run(
-        "join_feedback.py", f"--impressions={directory / 'log'}", f"--output={output}",
-        f"--feedback={directory / 'events.jsonl'}",
+        "inference.py", f"--workdir={workdir}", "--demo", "--k=3", "--json",
+        f"--impression_log={tmp_path / 'log'}", '--rules={"caps": [{"field": "C13", "max": 1}]}',
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    ads = [ad["ad_id"] for ad in answer["ads"]]
+    values = [ad["fields"]["C13"] for ad in answer["ads"] if ad["fields"]["C13"] is not None]
+    assert (len(ads), len(set(values))) == (3, len(values))
+    event = {"request_id": answer["request_id"], "ad_id": ads[1], "click": 1}
+    (tmp_path / "events.jsonl").write_text(json.dumps(event))
+    output = tmp_path / "new" / "shown.parquet"
+    done = run(
+        "join_feedback.py", f"--impressions={tmp_path / 'log'}", f"--output={output}",
+        f"--feedback={tmp_path / 'events.jsonl'}",
     )  # fmt: skip
     assert "3 impressions of 1 answer in " in done.stdout
     assert "1 event: 1 matched an impression, 0 did not" in done.stdout
     rows = pq.read_table(output).sort_by("_position").to_pylist()
-    assert [(row["_ad_id"], row["_click"]) for row in rows] == [
-        (ad.ad_id, float(place == 1)) for place, ad in enumerate(answer.ads)
-    ]
-    fields = json.loads((directory / "new" / "shown.schema.json").read_text())["fields"]
+    assert [row["_ad_id"] for row in rows] == ads
+    assert [row["_click"] for row in rows] == [0, 1, 0]
+    fields = json.loads((tmp_path / "new" / "shown.schema.json").read_text())["fields"]
     assert len(fields) == len(logs.FEW_FIELDS.fields)
-
-
-def _wait_until_it_answers(connection: client.Client, service: subprocess.Popen) -> None:
-    """Waits until the ranker is verified; the port is open."""
-    waiting.until(lambda: service.poll() is not None or connection.ready())
-    assert service.returncode is None, "serve.py has ended"

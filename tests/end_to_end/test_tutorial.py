@@ -1,4 +1,4 @@
-"""The tutorial runs from its first cell to its last, and its committed outputs are of a run."""
+"""The tutorial runs from its first cell to its last, and its outputs are committed."""
 
 import lessons
 import nbformat
@@ -6,14 +6,14 @@ import pytest
 from repository import ROOT
 
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
-# What of the notebook takes its time, and what the test runs in place of it: no cell draws or
-# prints another kind of output for it.
+# Slow parts of the notebook -> replacements in the test, which do not change the kind of any
+# output.
 SMALLER = {
     "num_views, shown = 500, 1_000, 5_000, 8": "num_views, shown = 100, 300, 600, 8",
     "epochs=10,": "epochs=1, refit=False,",
     "epochs=4,": "epochs=1,",
     "tfrec.EvaluationConfig(resamples=50)": "tfrec.EvaluationConfig(resamples=5)",
-    # Fewer lessons of the towers, no optimization of graphs that run for seconds, as in conftest.
+    # Fewer lessons of the towers and no graph optimization, as in conftest.
     "import dataclasses\n": f"""
 import dataclasses
 import gc
@@ -29,7 +29,7 @@ PLOTS = 7  # data card, epochs of both stages, map, calibration, funnel, index, 
 
 
 def kinds(cell):
-    """Returns what a cell's outputs are: the name of a stream, or the types of a figure."""
+    """Returns the kinds of a cell's outputs: the name of a stream, or the types of a figure."""
     return {output.get("name") or tuple(sorted(output["data"])) for output in cell.outputs}
 
 

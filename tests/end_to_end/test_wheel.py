@@ -1,4 +1,4 @@
-"""The wheel, installed outside the checkout, and used as a person uses it."""
+"""The wheel, installed and used outside the checkout."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from serving.cli import entry
 
 pytestmark = pytest.mark.process
 PACKAGES = ("serving", "tfrec", "tfrecords")
-# Imports every room and door, and looks up every public name.
+# Imports every face, and looks up every public name.
 IMPORT_FACES = """
 import importlib, pkgutil, sys
 names = list(sys.argv[1:])
@@ -39,7 +39,7 @@ for name in names:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy of what it is made of."""
+    """The wheel, built from a copy of its sources."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -129,7 +129,7 @@ def test_the_program_prints_its_version_and_its_commands(run, installed, tmp_pat
 
 
 def test_the_model_server_prints_help(run, installed):
-    # The status that absl gives its own help.
+    # absl's own help has exit status 1.
     shown = run(installed / "serving" / "model_server" / "__main__.py", "--help", status=1)
     assert f"{installed}/serving/model_server" in shown
     assert "--model_config_file" in shown

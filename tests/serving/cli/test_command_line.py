@@ -180,7 +180,7 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
 
 @pytest.mark.process
 def test_an_error_of_tensorflow_about_a_full_disk_says_so(tmp_path):
-    # A limit on the size of a file stands in for a disk that is full.
+    # A limit on the size of files stands in for a full disk.
     (tmp_path / "job.py").write_text(
         "import resource\nimport tensorflow as tf\nfrom serving.cli import command_line\n\n\n"
         "def main():\n    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))\n"

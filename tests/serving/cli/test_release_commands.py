@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -66,7 +67,7 @@ def call(script, capsys):
 
     def run(name, *argv):
         module = script(entry.MODULES[name])
-        # Afterward the flags are what they were.
+        # Restores the flags afterward.
         with flagsaver.flagsaver():
             flags.FLAGS([name, *argv])
             try:
@@ -81,21 +82,27 @@ def call(script, capsys):
 
 @contextlib.contextmanager
 def served(base):
-    """Runs scripts/serve.py on a base directory; yields doctor's flags and the ranker's URL."""
+    """Runs scripts/serve.py until SIGTERM; yields the doctor's flags and the ranker's URL."""
     port, model_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
     command = [
         sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}",
         f"--port={port}", f"--model_server_port={model_port}",
         f"--model_server_rest_port={model_rest}", "--deadline_ms=60000",
+        f"--impression_log={base.parent / 'log'}",
+        '--rules={"caps": [{"field": "advertiser", "max": 1}]}',
     ]  # fmt: skip
-    # A package of the user that has the name of one of tfrec's.
+    # A module of the user with the name of one of tfrec's packages.
     (base.parent / "serving.py").write_text("raise SystemExit('not the one of tfrec')\n")
-    with children.started(command, cwd=base.parent, stdout=subprocess.DEVNULL) as process:
+    with children.started(command, cwd=base.parent, stdout=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("recommendations on") for line in process.stdout)
         waiting.until(lambda: is_ready(process, port))
         places = {"service": f"http://127.0.0.1:{port}", "model_server": f"127.0.0.1:{model_port}"}
         yield places, f"http://127.0.0.1:{model_rest}/v1/models/ranker"
         process.terminate()
         assert process.wait(60) == 0
+    for number in (port, model_port, model_rest):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", number)) != 0, "a process was left behind"
 
 
 def is_ready(process, port):
@@ -149,7 +156,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         checks = json.loads(text)["checks"]
         assert {check["status"] for check in checks} == {"ok"}
         assert (status, len(checks)) == (0, 12)
-        # The other release is not what is served.
+        # The other release is not served.
         status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
         assert status == 1
         assert "expected: ranker version 2 AVAILABLE" in text
@@ -159,7 +166,10 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
     for reply in answers:
         assert reply.status_code == 200
         assert reply.json()["degraded"] is None
+        advertisers = [ad["fields"]["advertiser"] for ad in reply.json()["ads"]]
+        assert len(set(advertisers)) == len(advertisers) == 5
     assert {reply.json()["bundle_version"] for reply in answers} == {1, 2}
+    assert list((base.parent / "log").glob("impressions-*.parquet"))
 
 
 def test_the_doctor_finds_a_server_with_another_model(base, published, call):
@@ -247,7 +257,7 @@ def guarded_url(tiny_bundle, ranker_address):
         yield url
 
 
-# The service comes before `call`: uvicorn sets up its logs where standard error is nobody's.
+# The service starts before `call`: uvicorn sets up its logs before capsys replaces standard error.
 def test_the_doctor_uses_a_token_and_tls(guarded_url, tiny_base, call, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("a-secret\n")
     named = [f"--bundle={tiny_base}", "--norows", "--model_server=", f"--service={guarded_url}"]
@@ -291,7 +301,7 @@ def test_held_out_rows_get_the_same_scores_from_training_code_and_server(
     }
     logged = row_findings.read_logged_requests(tmp_path, release, 12)
     assert len(logged) == 12
-    # The lists as they were logged, each ad once.
+    # The logged lists, with each ad once.
     first = next(iter(data_set.batches("test", 64)))
     shown = [set(ads[mask]) for ads, mask in zip(first["ad_row"].numpy(), first["mask"].numpy())]  # noqa: B905
     assert [len(one.ad_ids) for one in logged] == [len(ads) for ads in shown[:12]]
@@ -333,7 +343,7 @@ def test_the_doctor_compares_the_impression_log_with_a_release(
     assert status == 0
     assert "20 ads of 5 logged answers have the scores of release 1; they differ by" in text
     assert "16 ads of 4 logged" in call("doctor", *look, place, "--num_answers=4")[1]
-    # An ad that has changed since says nothing; one whose score is another's is found.
+    # An ad that has changed since is left out; a wrong score is found.
     (path,) = (tmp_path / "shown").glob("*.parquet")
     table = pq.read_table(path)
     for column, change, expected in (
@@ -384,7 +394,7 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     status, text = call("release", flag, "--action=publish", source, "--source_version=1")
     assert (status, text) == (0, f"release 1 is published in {target}\n")
     call("release", flag, "--action=promote", "--version=1")
-    # The same training under a new number, and nothing changes by itself.
+    # The copy has a new version, and does not become stable by itself.
     _, text = call("release", flag, "--action=publish", source, "--source_version=2")
     assert text == (
         f"release 2 is published in {target}\n"

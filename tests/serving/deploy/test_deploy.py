@@ -127,7 +127,7 @@ def test_the_batching_parameters_are_consistent_and_do_not_pad() -> None:
 def test_the_model_server_knows_each_flag_and_all_have_an_effect(place: str) -> None:
     values = _values(_commands()[place])
     assert not list(command_flags.without_effect(values))
-    # TensorFlow Serving knows no flag but its own, and takes values only after `=`.
+    # TensorFlow Serving knows only its own flags, and takes values only after `=`.
     own = {"host", "bfloat16", "end_with_input"}
     for argument in _commands()[place]:
         name = re.fullmatch(r"--(\w+)=\S+", argument)
@@ -233,12 +233,12 @@ def test_a_config_serves_what_it_labels(tmp_path: pathlib.Path) -> None:
 def test_a_label_moves_only_to_a_version_that_the_file_had_before() -> None:
     served = model_config.ServedReleases
     wanted = served((2, 3), {"stable": 3, "canary": 2})
-    # What is new from the start may name anything.
+    # The labels of a new file may name any version.
     assert model_config.next_served(served((), {}), wanted) == wanted
     first = model_config.next_served(served((1, 2), {"stable": 1}), wanted)
     assert first == served((1, 2, 3), {"stable": 1, "canary": 2})
     assert model_config.next_served(first, wanted) == wanted
-    # A label that is no longer wanted goes at once.
+    # A label that is no longer wanted is removed at once.
     assert model_config.next_served(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
 
 
@@ -331,7 +331,7 @@ def test_compose_services_are_complete() -> None:
         assert ("image" in service) != ("build" in service), name
         assert "memory" in service["deploy"]["resources"]["limits"], name
         for port in service.get("ports", []):
-            # Reachable from this machine alone, unless somebody opens it.
+            # By default, only this machine can connect.
             assert re.fullmatch(r"127\.0\.0\.1:[\d-]+:\d+", port), port
         for dependency, until in service.get("depends_on", {}).items():
             health = until["condition"] == "service_healthy"
@@ -346,7 +346,7 @@ def test_compose_services_are_complete() -> None:
 
 def test_no_file_of_an_earlier_run_starts_the_model_server() -> None:
     services = _yaml("compose.yaml")["services"]
-    # It outlives the containers, and may name releases that were pruned since.
+    # The file outlives the containers, and may name releases that have been pruned.
     assert "config" in _yaml("compose.yaml")["volumes"]
     first = services["first-model-config"]
     assert "--follow" not in [*first["entrypoint"], *first["command"]]
@@ -496,7 +496,7 @@ def test_all_objects_of_the_kustomization_have_the_fields_that_kubernetes_knows(
     objects = _built(_DEPLOY)
     kinds = {item["kind"] for item in objects}
     assert kinds == {item["kind"] for item in _objects()} | {"ConfigMap"}
-    # A policy of each, and the consumer of events.
+    # Each component adds a policy, and one adds the consumer of events.
     assert len(with_components) == len(objects) + len(_COMPONENTS) + 1
     for item in [*objects, *with_components]:
         assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "tfrec"
@@ -568,7 +568,7 @@ def test_the_component_of_users_logs_impressions_and_consumes_events(
         volumes = {item["name"]: item for item in pod["volumes"]}
         assert set(mounts) == set(volumes)
         assert volumes["impressions"]["persistentVolumeClaim"] == {"claimName": "impressions"}
-    # What the orchestrator has without the component stays.
+    # The orchestrator keeps its own arguments.
     (container,) = pods["orchestrator"]["containers"]
     assert set(_container("orchestrator")["args"]) < set(container["args"])
     consumer = pods["consume-events"]
@@ -680,7 +680,7 @@ def test_the_service_has_a_token_and_a_certificate() -> None:
 
 
 def test_the_model_server_has_a_thread_for_each_call_of_all_orchestrators() -> None:
-    # The stable and the canary release each make as many calls at once.
+    # The stable and the canary release each make up to `max_calls` calls at once.
     calls = 2 * config.RankingConfig().max_calls
     spec = _object("Deployment", "orchestrator")["spec"]
     surge = spec["strategy"]["rollingUpdate"]["maxSurge"]
@@ -721,7 +721,7 @@ def test_a_model_server_is_drained_before_it_is_stopped(
     command = ["bash", str(_DEPLOY / "drain.sh"), str(deployed.rest_port)]
     subprocess.run(command, env=environment, timeout=120, check=True)
     found = [int(line) for line in log.read_text().split()]
-    # Until a pause without a request, or for so long.
+    # It ends after a pause without a request, or after 32 of these pauses.
     assert found == [5, *[3] * pauses]
     spec = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
     assert sum(found) < spec["terminationGracePeriodSeconds"]
@@ -815,7 +815,7 @@ def test_deployments_select_probe_limit_and_mount_what_they_have(name: str) -> N
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         kind = next(iter({"grpc", "httpGet", "tcpSocket"} & set(container[probe])))
         port = container[probe][kind]["port"]
-        # A gRPC probe takes numbers alone.
+        # A gRPC probe takes only port numbers.
         assert port in (ports.values() if kind == "grpc" else ports), probe
     limits, requests = container["resources"]["limits"], container["resources"]["requests"]
     assert {"memory"} <= set(limits)
@@ -855,9 +855,9 @@ def test_the_autoscaler_scales_the_orchestrator() -> None:
     target = spec["scaleTargetRef"]
     assert _object(target["kind"], target["name"])["apiVersion"] == target["apiVersion"]
     assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
-    # The number of pods would be set by both.
+    # Otherwise, both would set the number of pods.
     assert "replicas" not in _object("Deployment", "orchestrator")["spec"]
-    # A share of the processors needs a request to be a share of.
+    # The target is a share of the requested processors.
     assert "cpu" in _container("orchestrator")["resources"]["requests"]
 
 

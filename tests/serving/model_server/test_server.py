@@ -55,7 +55,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def server(models: pathlib.Path) -> Iterator[model_server.ModelServer]:
     names = ("m", "text", "lookup")
-    # A thread for each of the clients of a test.
+    # One thread for each client of a test.
     options = model_server.Options(grpc_max_threads=32)
     with model_server.ModelServer(
         {name: models / name for name in names}, options=options
@@ -150,7 +150,7 @@ def test_replies_fill_tensor_content_if_enabled(models: pathlib.Path) -> None:
             _request("text", text=np.array([b"ab", b"", b"\xff"], object))
         )
     assert not reply.outputs["text"].string_val
-    # TensorFlow's form of strings: their lengths, then their bytes.
+    # TensorFlow's encoding of strings: their lengths, then their bytes.
     assert reply.outputs["text"].tensor_content == b"\x02\x00\x01ab\xff"
 
 
@@ -177,7 +177,7 @@ def test_a_shape_of_unknown_rank_is_read_by_its_sizes(client: _Client) -> None:
 
 
 def test_a_signature_without_an_output_tensor_has_the_sessions_own_error(client: _Client) -> None:
-    # Each SavedModel of TensorFlow 2 lists it.
+    # Each SavedModel of TensorFlow 2 has this signature.
     request = _request("lookup")
     request.model_spec.signature_name = "__saved_model_init_op"
     assert _error(lambda: client.predict(request)) == (
@@ -645,7 +645,7 @@ def test_a_reload_that_is_wrong_is_refused_and_changes_nothing(
             (tmp_path / "empty", ""),
             (models / "m", "model_version_policy { specific { versions: 9 } }"),
         ):
-            # The ranker would be unloaded, and nothing would take its place.
+            # Otherwise, the model would be unloaded without a replacement.
             code, message = _error(lambda base=base, policy=policy: _reload(client, base, policy))
             assert code is grpc.StatusCode.NOT_FOUND
             assert message.startswith(f"No versions of servable m found under base path {base}")

@@ -47,7 +47,7 @@ def test_what_was_measured_is_marked_and_everything_else_is_calculated():
 
 def test_cores_follow_from_processor_time_at_half_load():
     found = sized(rps=1_000)
-    # 8 ms and 10 ms of a core per request, and as much idle.
+    # 8 ms and 10 ms of a core per request, at half load.
     assert found["orchestrators", "cores"].value == pytest.approx(16)
     assert found["rankers", "cores"].value == pytest.approx(20)
     # Machines with 32 cores each, and a spare.
@@ -59,7 +59,7 @@ def test_cores_follow_from_processor_time_at_half_load():
 def test_the_time_of_a_search_grows_with_the_square_root_of_the_ads():
     found = sized(4_000_000, rps=1_000)
     assert found["index", "processor time of a search for 500 ads"].value == pytest.approx(2.0)
-    # One more millisecond a request.
+    # One more millisecond per request.
     assert found["orchestrators", "cores"].value == pytest.approx(18)
 
 

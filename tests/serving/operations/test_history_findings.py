@@ -73,7 +73,7 @@ def test_the_cause_follows_from_the_values_and_their_ages(values, ages, expected
         (["a10", "a20", "a40"], "found", {**IN_TIME, "e30": 101.0}, "late"),
         (["a10", "a20", "a30"], "found", {**IN_TIME, "e40": 99.5}, "late"),
         (["a10", "a20", "a30"], "found", {}, "late"),
-        # Histories of the caller.
+        # Histories that the caller sent.
         (["a10"], "unknown", IN_TIME, "other"),
         (["x"], "late", IN_TIME, "other"),
         (["a40"], None, IN_TIME, "other"),
@@ -194,7 +194,7 @@ def test_answers_of_other_releases_are_left_out(tmp_path):
 
 def test_an_event_id_counts_once_and_malformed_lines_are_counted(tmp_path):
     log_files, (event_file,), release = write_logs(tmp_path, [97.0])
-    # Sent again without a time, as the store knows it: the first stays.
+    # Sent again without a time: as in the store, the first event counts.
     again = {"user_id": "ann", "ad_id": "a1", "time": 150.0, "event_id": "e", "click": 1}
     with event_file.open("a") as file:
         file.write("\n".join([json.dumps(again), "no JSON", "[]", ""]))

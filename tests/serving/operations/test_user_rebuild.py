@@ -46,7 +46,7 @@ def logged(tiny_bundle, ranker_address, tmp_path):
                     [
                         Event(event_id="e1", event="click", **ids),
                         Event(event_id="e2", event="revenue", amount=2.5, **ids),
-                        # Not of an answer.
+                        # These belong to no answer.
                         Event(event_id="e3", event="click", user_id=user_id, ad_id="ad-9"),
                         Event(event_id="e4", event="impression", user_id=user_id, ad_id="ad-9"),
                     ]
@@ -85,7 +85,7 @@ def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
         # Including the times.
         assert list(again[user_id].actions) == list(before.actions)
         assert list(again[user_id].impressions) == list(before.impressions)
-        # The latest that is not missing; the device is of the situation.
+        # The latest values that are not missing; the device is not a profile field.
         assert again[user_id].profile == {"country": "C1", "age": 7}
     assert (done.impressions, done.events, done.profiles, done.anonymous) == (12, 8, 2, 6)
     assert done.added == 20
@@ -115,7 +115,7 @@ def test_lines_that_are_not_events_of_users_are_counted(logged, tmp_path):
         {"user_id": "u", "ad_id": "a", "event_id": "x", "time": 1.7e9, "click": 1, "revenue": 2},
         {"request_id": "r", "ad_id": "a", "event_id": "x", "click": 1},
         {"user_id": "u", "ad_id": "a", "time": 1.7e9, "click": 1},
-        # Labels of 0 are no events.
+        # Labels of 0 are not events.
         {"user_id": "u", "ad_id": "a", "event_id": "y", "time": 1.7e9, "click": 0},
         {"user_id": "u", "ad_id": "a", "event_id": "z", "time": 1.7e9, "click": 0, "engagement": 1},
         {"user_id": "u", "ad_id": "a", "event_id": "q", "time": 1.7e9, "click": "yes"},

@@ -113,7 +113,7 @@ def test_without_a_signature_name_the_serving_default_is_used(stub: Stub) -> Non
 
 def test_the_context_is_part_of_each_example_whose_values_take_precedence(stub: Stub) -> None:
     reply = stub.Regress(_regression("regress", 2.0, 6.0, bias=10.0, x=100.0), timeout=20)
-    # The context's bias counts everywhere; the examples' own x stands.
+    # All examples take the bias of the context, and keep their own x.
     assert [item.value for item in reply.result.regressions] == [13.0, 15.0]
 
 
