@@ -222,7 +222,7 @@ class _UserHistory:
         return [time, since, *sorted(at for at in changes if since < at < until), until]
 
     def _cause_of_extra(self) -> str | None:
-        """Returns why it has entries that no event before the request explains; None: no such."""
+        """Returns why it has entries that no event before the request explains, or None."""
         # Without limits: where events are missing, the history has older ones instead.
         everything = dataclasses.replace(self.field, max_length=10_000, max_age_days=None)
         fields = tuple(everything if f.name == self.field.name else f for f in self.plan.fields)
