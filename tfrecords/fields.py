@@ -159,11 +159,11 @@ class Field:
         return tuple(events) if is_list else ()
 
     def _faults_of_computed(self) -> Iterator[str]:
-        what, side = ("a rate", "ad") if self.is_rate else ("a history", "query")
+        computed, side = ("a rate", "ad") if self.is_rate else ("a history", "query")
         if self.side != side or self.column is not None:
-            whose = "the log" if self.is_rate else "the user"
+            owner = "the log" if self.is_rate else "the user"
             yield (
-                f"{what} is computed from the events of {whose}; expected side {side!r} and no "
+                f"{computed} is computed from the events of {owner}; expected side {side!r} and no "
                 f"column, got {self.side!r} and {self.column!r}."
             )
         if not isinstance(self.of, str):
@@ -295,7 +295,7 @@ def field_from_json(field: Mapping[str, Any]) -> Field:
     Raises:
         ValueError: A key is missing or unknown, or a value is not allowed.
     """
-    what = f"field {field.get('name')!r}"
+    described = f"field {field.get('name')!r}"
     computed = _computed_keys(field)
     if computed:
         is_history = field["kind"] == "history"
@@ -303,10 +303,10 @@ def field_from_json(field: Mapping[str, Any]) -> Field:
         unknown = [name for name in field if name not in computed]
         if unknown:
             raise ValueError(
-                f"The {what} is a {'history' if is_history else 'rate'}, which has no option "
+                f"The {described} is a {'history' if is_history else 'rate'}, which has no option "
                 f"{unknown[0]!r}. Known: {list(computed)}."
             )
-    check_keys(what, field, Field)
+    check_keys(described, field, Field)
     return Field(**field)
 
 
@@ -317,7 +317,7 @@ def _computed_keys(field: Mapping[str, Any]) -> tuple[str, ...]:
     return _RATE_KEYS if is_rate(field) else ()
 
 
-def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
+def check_keys(described: str, value: Mapping[str, Any], kind: Any) -> None:
     """Checks that JSON values have only keys of a dataclass, and all keys without a default.
 
     Raises:
@@ -331,8 +331,8 @@ def check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
     ]
     missing = [name for name in required if name not in value]
     if missing:
-        raise ValueError(f"The {what} lacks {missing}; it needs {required}.")
+        raise ValueError(f"The {described} lacks {missing}; it needs {required}.")
     for name in value:
         if name not in known:
             hint = terminal.suggestion_for(str(name), known)
-            raise ValueError(f"The {what} has an unknown key {name!r}.{hint} Known: {known}.")
+            raise ValueError(f"The {described} has an unknown key {name!r}.{hint} Known: {known}.")

@@ -39,30 +39,30 @@ class Registry(Generic[Found]):
     """The names and classes that an option accepts.
 
     Args:
-        what: Kind of the named things, for messages.
+        kind: Kind of the named things, for messages.
         group: Group of the entry points.
-        own: Built-in name -> module or MODULE:CLASS.
+        built_in: Built-in name -> module or MODULE:CLASS.
         expected: Description of an acceptable class, for messages.
         accept: Maps a found object to the result of `get`, or to None if it is not acceptable.
     """
 
     def __init__(
         self,
-        what: str,
+        kind: str,
         group: str,
-        own: Mapping[str, str],
+        built_in: Mapping[str, str],
         expected: str,
         accept: Callable[[Any], Found | None],
     ) -> None:
         self.group = group
-        self._what, self._own = what, own
+        self._kind, self._built_in = kind, built_in
         self._expected, self._accept = expected, accept
 
     @property
     def names(self) -> tuple[str, ...]:
         """The built-in names, followed by names from installed packages."""
         installed = {entry.name for entry in metadata.entry_points(group=self.group)}
-        return (*self._own, *sorted(installed - set(self._own)))
+        return (*self._built_in, *sorted(installed - set(self._built_in)))
 
     def get(self, reference: str | type) -> Found:
         """Resolves a reference.
@@ -77,37 +77,37 @@ class Registry(Generic[Found]):
         accepted = self._accept(found)
         if accepted is None:
             raise ValueError(
-                f"{self._what} {_shown(reference)!r}: expected {self._expected}, got {found!r}."
+                f"{self._kind} {_shown(reference)!r}: expected {self._expected}, got {found!r}."
             )
         return accepted
 
     def is_own(self, reference: str | type) -> bool:
         """Returns whether a reference is a built-in name; warns if a package also offers it."""
-        if not isinstance(reference, str) or reference not in self._own:
+        if not isinstance(reference, str) or reference not in self._built_in:
             return False
         for entry in metadata.entry_points(group=self.group, name=reference):
-            if entry.value != self._own[reference]:
+            if entry.value != self._built_in[reference]:
                 package = entry.dist.name if entry.dist else "an installed package"
-                _warn_of_shadowed(self._what, reference, package, entry.value)
+                _warn_of_shadowed(self._kind, reference, package, entry.value)
         return True
 
     def _find(self, reference: str) -> Any:
         if ":" in reference:
             return self._from_module(reference)
         if self.is_own(reference):
-            values = {self._own[reference]}
+            values = {self._built_in[reference]}
         else:
             installed = metadata.entry_points(group=self.group, name=reference)
             values = {entry.value for entry in installed}
         if not values:
             raise ValueError(
-                f"Unknown {self._what} {reference!r}; expected one of {', '.join(self.names)}, or "
+                f"Unknown {self._kind} {reference!r}; expected one of {', '.join(self.names)}, or "
                 f"MODULE:CLASS for your own class."
                 f"{terminal.suggestion_for(reference, self.names)}"
             )
         if len(values) > 1:
             raise ValueError(
-                f"{self._what} {reference!r}: expected one class of this name, got "
+                f"{self._kind} {reference!r}: expected one class of this name, got "
                 f"{', '.join(sorted(values))}. Name the class as MODULE:CLASS."
             )
         value = values.pop()
@@ -115,7 +115,7 @@ class Registry(Generic[Found]):
             return metadata.EntryPoint(reference, value, self.group).load()
         except Exception as error:  # A module may raise anything.
             raise ValueError(
-                f"{self._what} {reference!r}: {value} cannot be loaded ({_described(error)}). "
+                f"{self._kind} {reference!r}: {value} cannot be loaded ({_described(error)}). "
                 f"Repair the package that offers it in {self.group!r}."
             ) from error
 
@@ -130,13 +130,13 @@ class Registry(Generic[Found]):
             found = getattr(found, part, None)
             if found is None and module_name == "__main__":
                 raise ValueError(
-                    f"{self._what} {reference!r} was defined in a notebook or a script, not in a "
+                    f"{self._kind} {reference!r} was defined in a notebook or a script, not in a "
                     "module. Define it here in the same way first, or move it to a module that "
                     "every process can import, and use it from there."
                 )
             if found is None:
                 raise ValueError(
-                    f"{self._what} {reference!r}: {module_name} ({_file(module)}) has no {name!r}; "
+                    f"{self._kind} {reference!r}: {module_name} ({_file(module)}) has no {name!r}; "
                     f"expected one of its classes: {terminal.format_list(known) or 'none'}."
                     f"{terminal.suggestion_for(part, known)}"
                 )
@@ -153,18 +153,18 @@ class Registry(Generic[Found]):
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise ValueError(
-                    f"{self._what} {reference!r}: {name} needs the module {error.name!r}, which is "
+                    f"{self._kind} {reference!r}: {name} needs the module {error.name!r}, which is "
                     "not installed. Install it."
                 ) from error
             near = [path.stem for path in pathlib.Path(here).glob("*.py")]
             raise ValueError(
-                f"{self._what} {reference!r}: no module {name!r} on the Python path or in the "
+                f"{self._kind} {reference!r}: no module {name!r} on the Python path or in the "
                 f"current directory {here}.{terminal.suggestion_for(name, near)} Run the command "
                 f"in the folder of {name.partition('.')[0]}.py, or add it to PYTHONPATH."
             ) from error
         except Exception as error:  # A module may raise anything.
             raise ValueError(
-                f"{self._what} {reference!r}: {name!r} cannot be imported ({_described(error)}). "
+                f"{self._kind} {reference!r}: {name!r} cannot be imported ({_described(error)}). "
                 "Correct the module, or the name."
             ) from error
 
@@ -339,11 +339,11 @@ def _is_of_user(module: types.ModuleType) -> bool:
 
 
 @functools.cache  # Once in a process.
-def _warn_of_shadowed(what: str, name: str, package: str, value: str) -> None:
+def _warn_of_shadowed(kind: str, name: str, package: str, value: str) -> None:
     _logger.warning(
         "The %s %r of the package %s is not used: there is a built-in one of this name. Name it as "
         "%s, or rename it in the package.",
-        *(what, name, package, value),
+        *(kind, name, package, value),
     )
 
 

@@ -317,17 +317,17 @@ class Schema:
         if self.user_key is None and self.request_key is None:
             yield "events are joined by user_key or request_key; name one."
 
-    def _faults_of_computed(self, what: str, field: Field) -> Iterator[str]:
+    def _faults_of_computed(self, kind: str, field: Field) -> Iterator[str]:
         for event in field.event:
             if event not in ("impression", "click", *self.labels):
                 yield (
-                    f"the {what} {field.name!r} counts {event}s, but the schema names no {event} "
+                    f"the {kind} {field.name!r} counts {event}s, but the schema names no {event} "
                     "column."
                 )
         known = [f.name for f in self.ad_fields if f.kind == "categorical"]
         if field.of not in (AD, *known):
             yield (
-                f"the {what} {field.name!r}: of is {field.of!r}; expected 'ad' or an ad-side "
+                f"the {kind} {field.name!r}: of is {field.of!r}; expected 'ad' or an ad-side "
                 f"categorical field: {known}."
             )
 
@@ -525,10 +525,10 @@ def schema_from_json(value: Mapping[str, Any]) -> Schema:
     value = {**dict.fromkeys(lists, ()), **value}
     for name in ("fields", *lists):
         if isinstance(value[name], str) or not isinstance(value[name], Sequence):
-            what = "objects" if name == "fields" else "columns"
+            items = "objects" if name == "fields" else "columns"
             is_text = isinstance(value[name], str)
             hint = f": write [{json.dumps(value[name])}]" if is_text else f", got {value[name]!r}"
-            raise ValueError(f"{name} is a list of {what}{hint}.")
+            raise ValueError(f"{name} is a list of {items}{hint}.")
     fields = []
     for field in value["fields"]:
         if not isinstance(field, Mapping):

@@ -103,9 +103,9 @@ def _vectors(field: Field, lists: pa.Array) -> tuple[pa.Array, list[str | None]]
     if pa.types.is_null(lists.type):
         lists = lists.cast(pa.list_(pa.float32()))
     if not isinstance(lists, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        what = f"{field.source} must be a list of {field.length} numbers, got {lists.type}"
+        reason = f"{field.source} must be a list of {field.length} numbers, got {lists.type}"
         nothing = pa.nulls(len(lists), pa.list_(pa.float16(), field.length))
-        return nothing, [what if value.is_valid else None for value in lists]
+        return nothing, [reason if value.is_valid else None for value in lists]
     reasons: list[str | None] = [None] * len(lists)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero((lengths != 0) & (lengths != field.length)).tolist():

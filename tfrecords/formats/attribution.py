@@ -57,7 +57,7 @@ OUTCOMES = (
     "click_nb", "cost", "cpo",
 )  # fmt: skip
 _NUMERIC = frozenset(("timestamp", "time_since_last_click", *OUTCOMES))
-_WHAT = "The Criteo attribution log"
+_LOG_NAME = "The Criteo attribution log"
 
 
 def schema() -> Schema:
@@ -91,7 +91,7 @@ def open_log(
         ValueError: The schema names a column that the log lacks, or a file has clicks but lacks
             inputs of the other labels.
     """
-    read = named.columns_read(files, schema, _WHAT, HEADER, DERIVED)
+    read = named.columns_read(files, schema, _LOG_NAME, HEADER, DERIVED)
     layout = delimited.Layout(
         {n: delimited.NUMBERS if n in _NUMERIC else delimited.STRINGS for n in read},
         quote=True,

@@ -51,7 +51,7 @@ DERIVED = {
 }
 NO_DEVICE_ID = "a99f214a"
 _HOUR = re.compile(r"[0-9]{8}")
-_WHAT = "The Avazu log"
+_LOG_NAME = "The Avazu log"
 # Addresses and device ids are mostly seen once or twice.
 _MIN_COUNTS = {"device_id": 20, "device_ip": 20}
 
@@ -76,7 +76,7 @@ def open_log(
     Raises:
         ValueError: The schema names a column that the log lacks.
     """
-    read = named.columns_read(files, schema, _WHAT, HEADER, DERIVED)
+    read = named.columns_read(files, schema, _LOG_NAME, HEADER, DERIVED)
     types = named.types(schema, read)
     layout = delimited.Layout(types, ",", quote=True, optional=frozenset(["click"]))
     derive = functools.partial(_derive, schema.columns)

@@ -26,7 +26,7 @@ NUMERIC_COLUMNS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL_COLUMNS = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = (LABEL, *NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS)
 AD_KEY = ("C7", "C11", "C13", "C17")
-_WHAT = "The Criteo log"
+_LOG_NAME = "The Criteo log"
 _LABELED_ROW = re.compile(rb"[01](\t-?\d*){13}(\t([0-9a-f]{8})?){26}\s*")
 LABELED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 
@@ -46,7 +46,7 @@ def check_schema(schema: Schema) -> None:
     Raises:
         ValueError: A column is not one of Criteo's, or a field has the wrong kind.
     """
-    named.check_schema(schema, _WHAT, COLUMNS)
+    named.check_schema(schema, _LOG_NAME, COLUMNS)
     for field in schema.logged_fields:
         expected = "numeric" if field.source in NUMERIC_COLUMNS else "categorical"
         if field.kind != expected:

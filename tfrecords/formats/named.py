@@ -11,7 +11,7 @@ from tfrecords.schema import Schema
 
 
 def check_schema(
-    schema: Schema, what: str, raw: Iterable[str], derived: Iterable[str] = ()
+    schema: Schema, log_name: str, raw: Iterable[str], derived: Iterable[str] = ()
 ) -> None:
     """Checks that each column that a schema names is in the files or derived by the format.
 
@@ -25,12 +25,12 @@ def check_schema(
         hint = terminal.suggestion_for(unknown[0], known)
         more = f", and derived from them {', '.join(derived)}" if derived else ""
         raise ValueError(
-            f"Schema {schema.name!r}: {what} has no column {', '.join(map(repr, unknown))}.{hint} "
-            f"It has {', '.join(raw)}{more}."
+            f"Schema {schema.name!r}: {log_name} has no column {', '.join(map(repr, unknown))}."
+            f"{hint} It has {', '.join(raw)}{more}."
         )
 
 
-def check_files(files: protocol.Files, what: str) -> None:
+def check_files(files: protocol.Files, log_name: str) -> None:
     """Checks that no table of users is given.
 
     Raises:
@@ -38,15 +38,15 @@ def check_files(files: protocol.Files, what: str) -> None:
     """
     if files.users is not None:
         raise ValueError(
-            f"{what} has the users' fields, but a table of users was given ({files.users}). Leave "
-            "it out, or use the tabular format."
+            f"{log_name} has the users' fields, but a table of users was given ({files.users}). "
+            "Leave it out, or use the tabular format."
         )
 
 
 def columns_read(
     files: protocol.Files,
     schema: Schema,
-    what: str,
+    log_name: str,
     raw: Iterable[str],
     derived: Mapping[str, Iterable[str]],
 ) -> tuple[str, ...]:
@@ -55,8 +55,8 @@ def columns_read(
     Raises:
         ValueError: See `check_schema` and `check_files`.
     """
-    check_schema(schema, what, raw, derived)
-    check_files(files, what)
+    check_schema(schema, log_name, raw, derived)
+    check_files(files, log_name)
     schema_columns = set(schema.columns)
     inputs = {name for column in schema_columns for name in derived.get(column, ())}
     return tuple(name for name in raw if name in schema_columns | inputs)

@@ -67,9 +67,9 @@ def refuse_binary(path: pathlib.Path, first: bytes) -> None:
     Raises:
         ValueError: The file is such a binary file.
     """
-    for magic, what in _BINARY.items():
+    for magic, kind in _BINARY.items():
         if re.match(magic, first, re.DOTALL):
-            raise ValueError(f"{path} is {what}.")
+            raise ValueError(f"{path} is {kind}.")
 
 
 class RowReader:

@@ -51,7 +51,7 @@ from tfrecords.formats.files import delimited
 from tfrecords.formats.outbrain import columns_of_tables, tables
 from tfrecords.schema import Field, Schema
 
-_WHAT = "The Outbrain log"
+_LOG_NAME = "The Outbrain log"
 _ID = re.compile(r" *-?[0-9]+ *")
 # Files other than the clicks.
 _OTHERS = (
@@ -99,7 +99,7 @@ def check_schema(schema: Schema) -> None:
         *columns_of_tables.DISPLAY_COLUMNS,
         *columns_of_tables.AD_COLUMNS,
     )
-    named.check_schema(schema, _WHAT, dict.fromkeys(known))
+    named.check_schema(schema, _LOG_NAME, dict.fromkeys(known))
     ad_columns = columns_of_tables.AD_COLUMNS
     for field in schema.logged_fields:
         side = "ad" if field.source in ad_columns else "query"
@@ -132,7 +132,7 @@ def open_log(
         ValueError: The schema does not fit the log.
     """
     check_schema(schema)
-    named.check_files(files, _WHAT)
+    named.check_files(files, _LOG_NAME)
     files, paths = _resolve(files)
     if columns_of_tables.EVENTS not in paths:
         directory = files.log[0].parent
