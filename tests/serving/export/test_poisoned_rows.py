@@ -24,7 +24,8 @@ from tfrec.ranking import ranker_training
 from tfrec.retrieval import retrieval_training
 from tfrecords import reader
 
-pytestmark = pytest.mark.slow
+# TensorFlow warns that data pipelines are not run eagerly.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Even though the")]
 
 OTHER_LABELS = (split_logs.with_other_labels,)
 OTHER_ROWS = (split_logs.with_other_labels, split_logs.with_other_values)
@@ -37,10 +38,10 @@ POISONS = {
 }
 # With one epoch, no best epoch is chosen, so any difference was learned.
 RANKER = config.RankerConfig(
-    field_dim=4, model_dim=16, num_blocks=0, num_cross_layers=1, epochs=1, batch_size=64,
+    field_dim=4, model_dim=16, num_blocks=0, num_cross_layers=1, epochs=1, batch_size=256,
 )  # fmt: skip
 RETRIEVAL = config.RetrievalConfig(
-    embedding_dim=16, field_dim=4, hidden_dim=16, epochs=1, batch_size=64, uniform_negatives=32
+    embedding_dim=16, field_dim=4, hidden_dim=16, epochs=1, batch_size=256, uniform_negatives=32
 )
 # The tuning queries widen its search.
 INDEX = index.IndexConfig(kind="IVF", num_lists=16, num_probes=1, num_candidates=20)
@@ -50,8 +51,16 @@ class Tuned(Exception):
     """Ends a command with the arguments of `tune_index`."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def eager(deterministic):
+    """Runs functions eagerly, because tracing them takes longer than the few steps here."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module")
-def data_sets(tmp_path_factory, deterministic) -> dict[str, reader.DataSet]:
+def data_sets(tmp_path_factory) -> dict[str, reader.DataSet]:
     """Name of a poison -> data set."""
     root = tmp_path_factory.mktemp("poisoned")
     return {name: split_logs.convert(root / name, **how) for name, how in POISONS.items()}
