@@ -155,8 +155,8 @@ def test_clients_read_and_write_users_in_the_same_way(
                 found.append((done, answer, stored, connected.delete_user("a/b")))
                 assert connected.delete_user("a/b") is False
                 for call in (
-                    lambda own: own.set_profile("u", {"contry": "CH"}),
-                    lambda own: own.add_events([{**clicked, "event": "clik"}]),
+                    lambda c: c.set_profile("u", {"contry": "CH"}),
+                    lambda c: c.add_events([{**clicked, "event": "clik"}]),
                 ):
                     with pytest.raises(errors.ClientRequestError, match=r"country|'click'"):
                         call(connected)
@@ -166,9 +166,9 @@ def test_clients_read_and_write_users_in_the_same_way(
                 with pytest.raises(errors.ClientRequestError, match=r"profile\.country: expected"):
                     connected.set_profile("u", {"country": 1.5})
                 for call in (
-                    lambda own: own.set_profile(None, {"country": "CH"}),
-                    lambda own: own.get_user(None),
-                    lambda own: own.delete_user(None),
+                    lambda c: c.set_profile(None, {"country": "CH"}),
+                    lambda c: c.get_user(None),
+                    lambda c: c.delete_user(None),
                 ):
                     with pytest.raises(errors.ClientRequestError, match="user_id: expected a str"):
                         call(connected)
@@ -176,16 +176,16 @@ def test_clients_read_and_write_users_in_the_same_way(
                     connected.set_profile(user, {"country": "CH"})
                     assert connected.delete_user(user) is True
                 for call in (
-                    lambda own: own.set_profile("u" * 257, {}),
-                    lambda own: own.get_user("u" * 257),
-                    lambda own: own.delete_user("u" * 257),
+                    lambda c: c.set_profile("u" * 257, {}),
+                    lambda c: c.get_user("u" * 257),
+                    lambda c: c.delete_user("u" * 257),
                 ):
                     with pytest.raises(errors.ClientRequestError, match="1 to 256 characters"):
                         call(connected)
     for done, answer, stored, deleted in found:
-        assert [one.added for one in done] == [1, 0]
+        assert [added.added for added in done] == [1, 0]
         assert stored["profile"] == {"country": "CH"}
-        assert [one["event_id"] for one in stored["actions"]] == ["e1"]
+        assert [action["event_id"] for action in stored["actions"]] == ["e1"]
         assert "ad-3" not in {ad.ad_id for ad in answer.ads}
         assert deleted is True
     assert len({tuple(ad.ad_id for ad in answer.ads) for _, answer, *_ in found}) == 1
@@ -304,14 +304,14 @@ def assert_retried(seen, pauses):
 
 @pytest.mark.parametrize("ids", [["b", "a"], ["a", "x"]])
 def test_an_answer_to_another_request_is_refused(ids):
-    batch = {"responses": [{**ANSWER, "request_id": own} for own in ids]}
+    batch = {"responses": [{**ANSWER, "request_id": request_id} for request_id in ids]}
     script = ((200, {}, {**ANSWER, "request_id": "of another"}), (200, {}, batch))
     calls = (
         (
-            lambda own: own.recommend(request_id="a"),
+            lambda c: c.recommend(request_id="a"),
             r"the answer to request 'a', got .*'of another'",
         ),
-        (lambda own: own.recommend_batch([{"request_id": "a"}, {"request_id": "b"}]), "answer to"),
+        (lambda c: c.recommend_batch([{"request_id": "a"}, {"request_id": "b"}]), "answer to"),
     )
     with scripted(*script) as (url, _), client.Client(url) as connected:
         for call, said in calls:
@@ -348,7 +348,7 @@ def test_a_forked_process_opens_its_own_connections():
     ],
 )
 def test_the_header_has_the_longest_deadline_of_the_requests(deadlines, expected):
-    batch = [{"deadline_ms": own, "request_id": "r"} for own in deadlines]
+    batch = [{"deadline_ms": deadline, "request_id": "r"} for deadline in deadlines]
     script = (200, {}, {"responses": [{**ANSWER, "request_id": "r"}] * len(batch)}), OK
     options = {"timeout_seconds": 20, "clock": clocks.Clock()}
     with scripted(*script) as (url, seen), client.Client(url, **options) as connected:

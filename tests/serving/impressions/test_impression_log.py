@@ -67,8 +67,8 @@ def test_a_row_has_the_request_and_the_ad_with_its_position_and_scores(tiny_bund
     assert [row["_ad_id"] for row in rows] == ["ad-1", "ad-2", "ad-4"]
     assert [row["_propensity"] for row in rows] == [0.1, 0.2, 0.3]
     assert len({(row["_answer_id"], row["_time"]) for row in rows}) == 1
-    of_request = {"country": "CH", "device": None, "age": 33.0, "history": ["ad-3"]}
-    of_ad = {"advertiser": "a", "category": None, "price": 1.5, "tags": ["x", "y"]}
+    request_fields = {"country": "CH", "device": None, "age": 33.0, "history": ["ad-3"]}
+    ad_fields = {"advertiser": "a", "category": None, "price": 1.5, "tags": ["x", "y"]}
     assert rows[1] == {
         "_answer_id": rows[1]["_answer_id"],
         "_request_id": "r",
@@ -89,8 +89,8 @@ def test_a_row_has_the_request_and_the_ad_with_its_position_and_scores(tiny_bund
         "_weight_click": 1.0,
         "_weight_engagement": 1.0,
         "_weight_revenue": 1.0,
-        **of_request,
-        **of_ad,
+        **request_fields,
+        **ad_fields,
     }
     assert log.status()["written_rows"] == 3
     assert [path.name for path in (tmp_path / "deep" / "log").glob(".*")] == []

@@ -182,7 +182,7 @@ def test_two_processes_see_updates_survive_faults_and_end_without_resetting_a_co
         check_faults(process, url, server)
         asking = [pool.submit(connections_until_the_end, process, url) for _ in range(4)]
         process.terminate()
-        outcomes = {outcome for one in asking for outcome in one.result()}
+        outcomes = {outcome for future in asking for outcome in future.result()}
         assert process.returncode == 0
     assert outcomes == {"HTTP/1.1 200", "refused"}
 

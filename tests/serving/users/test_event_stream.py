@@ -110,7 +110,7 @@ def test_unacknowledged_entries_are_delivered_again(valkey):
         await readers[0].acknowledge(first[:1])
         # Started again under its name.
         again = await readers[1].read()
-        assert [one.entry_id for one in again] == [one.entry_id for one in first[1:]]
+        assert [e.entry_id for e in again] == [e.entry_id for e in first[1:]]
         await readers[1].acknowledge(again)
         assert await readers[1].read(0.01) == []
         for client in (*readers, producer):
@@ -195,7 +195,7 @@ def test_a_postponed_entry_is_delivered_again_and_delays_no_other(valkey, monkey
         await reader.acknowledge(found[-1])
         monkeypatch.setattr(event_stream, "_CLAIM_MS", 0)
         found.append(await reader.read())
-        assert [[one.entry_id for one in entries] for entries in found] == [
+        assert [[e.entry_id for e in entries] for entries in found] == [
             [ids[0]],
             [ids[2]],
             [ids[0]],

@@ -213,12 +213,12 @@ def test_header_body_and_log_have_the_same_request_id(service_url, caplog):
             headers={"x-request-id": "r-77"},
             timeout=60,
         )
-        own = httpx.post(service_url + "/v1/recommend", json={"k": 1}, timeout=60)
+        unnamed = httpx.post(service_url + "/v1/recommend", json={"k": 1}, timeout=60)
         unusable = httpx.get(
             service_url + "/healthz", headers={"x-request-id": "x" * 500}, timeout=60
         )
     assert named.headers["x-request-id"] == named.json()["request_id"] == "r-77"
-    assert own.headers["x-request-id"] == own.json()["request_id"] != "r-77"
+    assert unnamed.headers["x-request-id"] == unnamed.json()["request_id"] != "r-77"
     assert len(unusable.headers["x-request-id"]) == 32
     lines = [json.loads(record.getMessage()) for record in caplog.records]
     line = next(line for line in lines if line["request_id"] == "r-77")
@@ -247,7 +247,7 @@ def test_a_batch_has_the_id_of_its_caller(service_url, caplog):
         # The line is written after the reply.
         waiting.until(lambda: "/v1/recommend/batch" in caplog.text)
     assert reply.headers["x-request-id"] == "b-7"
-    assert [own["request_id"] for own in reply.json()["responses"]] == ["r-1"]
+    assert [answer["request_id"] for answer in reply.json()["responses"]] == ["r-1"]
     lines = [json.loads(record.getMessage()) for record in caplog.records]
     (line,) = [line for line in lines if line["path"] == "/v1/recommend/batch"]
     assert (line["request_id"], line["answers"]) == ("b-7", 1)
