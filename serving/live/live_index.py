@@ -215,10 +215,8 @@ class LiveIndex:
             record = live_update.encode(change)
             if self._channel is not None:
                 self._publish(self._channel, record)
-            changed, found = (
-                int(self._state.contains(added).sum()),
-                self._state.contains([*removed]),
-            )
+            changed = int(self._state.contains(added).sum())
+            found = self._state.contains([*removed])
             self._store.append([record], in_channel=self._channel is not None)
             self._apply([change])
             self._compact_if_needed()
