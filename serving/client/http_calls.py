@@ -371,7 +371,7 @@ def _wait_seconds(outcome: httpx.Response | Exception, pause_seconds: float) -> 
     wait_seconds = pause_seconds * random.uniform(0.5, 1.0)
     if isinstance(outcome, httpx.Response):
         retry_after = outcome.headers.get("retry-after", "")
-        if retry_after.isdigit():
+        if retry_after.isdecimal():
             return max(wait_seconds, float(retry_after))
     return wait_seconds
 

@@ -62,6 +62,8 @@ def main() -> None:
         raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
     if bool(FLAGS.input) != bool(FLAGS.output):
         raise ValueError("--input and --output: expected both or neither.")
+    if FLAGS.input and pathlib.Path(FLAGS.input).resolve() == pathlib.Path(FLAGS.output).resolve():
+        raise ValueError(f"--output={FLAGS.output} is the file of --input; name another file.")
     if FLAGS.server and FLAGS.impression_log:
         raise ValueError(
             "--impression_log cannot be combined with --server; set it for tfrec serve."

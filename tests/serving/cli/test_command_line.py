@@ -92,6 +92,9 @@ MISTAKES = {
     ("inference.py", "--workdir=/nowhere/at/all", "--demo"): (
         "error: /nowhere/at/all/bundle has no published bundle"
     ),
+    ("inference.py", "--input=rows.jsonl", "--output=./rows.jsonl"): (
+        "--output=./rows.jsonl is the file of --input; name another file."
+    ),
     ("inference.py",): "Give one of --demo, --request=FILE and --input=FILE --output=FILE.",
     ("serve.py", "--workdir=/nowhere/at/all"): "has no published bundle",
     ("serve.py", "--rules={"): (

@@ -440,6 +440,11 @@ def test_retry_after_is_honored_within_the_timeout():
         ):
             connected.recommend()
         assert (len(seen), clock.advances) == (1, [1.0])
+    # Not a number of seconds: the pause is that of a response without the header.
+    with scripted(failure(429, "overloaded", **{"retry-after": "\xb2"}), OK) as (url, seen):
+        with client.Client(url, **options) as connected:
+            connected.recommend()
+        assert len(seen) == 2
 
 
 def test_ready_does_not_retry_a_service_that_is_not_ready():
