@@ -40,7 +40,7 @@ export async function ask(route, body, signal) {
   // A proxy may refuse without saying for how long.
   const seconds = reply.status === 429 && reply.headers.get("retry-after");
   const wait = seconds ? ` Try again in ${seconds} s.` : "";
-  throw new ApiError(reply.status, `${answer.error?.message ?? `Status ${reply.status}.`}${wait}`);
+  throw new ApiError(reply.status, `${answer?.error?.message ?? `Status ${reply.status}.`}${wait}`);
 }
 
 /** Returns the reply of a route to a JSON text, or to an empty body. */
