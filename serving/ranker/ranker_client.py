@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import errors, requests
+from serving import errors, model_config, requests
 
 _OPTIONS = (
     # 500 candidates with 40 features fit into gRPC's default of 4 MB; a batch does not.
@@ -39,7 +39,6 @@ _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
 _FLOAT_BYTES = 4
 # Time for the watcher of a closed channel to end.
 _WATCHER_END_SECONDS = 0.1
-_MODEL_NAME = "ranker"
 
 
 class RankerClient:
@@ -106,7 +105,7 @@ class RankerClient:
             )
         if reply.model_spec.version.value != self.version:
             raise errors.RankerMismatchError(
-                f"The server at {self.address} answered with {_MODEL_NAME} version "
+                f"The server at {self.address} answered with {model_config.RANKER} version "
                 f"{reply.model_spec.version.value}; expected the pinned version {self.version}."
             )
         return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
@@ -212,7 +211,7 @@ class RankerClient:
         self, columns: requests.Columns, ad_features: np.ndarray
     ) -> predict_pb2.PredictRequest:
         request = predict_pb2.PredictRequest()
-        request.model_spec.name = _MODEL_NAME
+        request.model_spec.name = model_config.RANKER
         request.model_spec.version.value = self.version
         request.model_spec.signature_name = "serving_default"
         for name, column in columns.items():
@@ -245,7 +244,7 @@ class RankerClient:
             return errors.RankerUnavailableError(f"{server} is not available: {details}")
         if status is grpc.StatusCode.NOT_FOUND:
             return errors.RankerVersionError(
-                f"{server} does not serve {_MODEL_NAME} version {self.version}: {details}"
+                f"{server} does not serve {model_config.RANKER} version {self.version}: {details}"
             )
         return errors.RankerReplyError(f"{server} rejected the call: {status.name}: {details}")
 

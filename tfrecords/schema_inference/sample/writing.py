@@ -49,14 +49,14 @@ _DIGITS = {
 
 def header(names: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Returns names for a file whose first line is a row, or nothing if it is a header."""
-    # Above a column of numbers or times, a header has a text.
+    # Above a column of numbers or times, a header has a text; one such column shows a header.
     above = (
         fits([name])
         for name, values in zip(names, below, strict=True)
         for fits in (_are_numbers, _are_times)
         if name and fits(values)
     )
-    if not next(above, False) or not all(above):
+    if not (next(above, False) and all(above)):
         return ()
     found: list[str] = []
     for number, (name, values) in enumerate(zip(names, below, strict=True), 1):
