@@ -363,12 +363,14 @@ def test_metrics_report_an_unavailable_replica(tiny_base, tiny_bundle, ranker_ad
             serving_fixtures.serve_app(service) as url,
             httpx.Client(base_url=url, timeout=60) as http,
         ):
+            healthy = 'tfrec_ranker_replicas{version="1"} '
             down = f'tfrec_ranker_replica_down{{replica="{address}",version="1"}} '
             # No ads are requested, neither before nor after.
-            waiting.until(lambda: f"{down}0.0" in http.get("/metrics").text)
+            waiting.until(lambda: f"{healthy}2.0" in http.get("/metrics").text)
+            assert f"{down}0.0" in http.get("/metrics").text
             server.stop(grace_seconds=0)
             waiting.until(lambda: f"{down}1.0" in http.get("/metrics").text)
-            assert 'tfrec_ranker_replicas{version="1"} 1.0' in http.get("/metrics").text
+            assert f"{healthy}1.0" in http.get("/metrics").text
 
 
 def test_readiness_and_metrics_report_a_log_that_cannot_be_written(
