@@ -18,13 +18,10 @@ over. One process at a time runs steps in a work directory.
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
-import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import pydantic
 import tensorflow as tf
@@ -32,11 +29,11 @@ import tensorflow as tf
 from serving import manifest, releases
 from serving.export import (
     evaluated_index,
-    head_lines,
     release_export,
     release_gate,
-    work_directory,
+    step_lines,
 )
+from serving.export.steps import PRODUCTS, Steps
 from serving.index import INDEX_KINDS, IndexConfig
 from tfrec import calibration, evaluation, ranking, reports, retrieval, training
 from tfrec.config import (
@@ -50,20 +47,8 @@ from tfrec.config import (
 from tfrec.heads import HEADS
 from tfrecords import card, convert, files, reader, synthetic
 from tfrecords.schema import load_schema
-from tfrecords.splits import SPLITS
 
-# The file that each step writes last; without it the step is not finished.
-PRODUCTS = {
-    "synthetic": "log.tsv",
-    "data": "dataset.json",
-    "ranker": "ranker.json",
-    "retrieval": "retrieval.json",
-    "evaluation": "metrics.json",
-    "bundle": "manifests/*.json",
-}
-STEPS = tuple(PRODUCTS)
 _CHECKSUMS = {"data": "other data", "source": "other source code", "teacher": "another ranker"}
-_Config = TypeVar("_Config", EvaluationConfig, IndexConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +68,11 @@ class Pipeline:
 
     def path(self, step: str) -> pathlib.Path:
         """Returns the output directory of a step."""
-        return self.workdir / step
+        return self._steps.path(step)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Locks the work directory for several steps; see `work_directory.locked`."""
-        return work_directory.locked(self.workdir)
+        return self._steps.locked()
 
     def synthesize(
         self, n_samples: int, config: synthetic.AnyConfig | None = None
@@ -106,7 +91,7 @@ class Pipeline:
             synthetic.write_log(directory, n_samples, config)
 
         title = f"writing a synthetic log of {n_samples:,} impressions"
-        self._once("synthetic", title, inputs, write)
+        self._steps.once("synthetic", title, inputs, write)
         log = synthetic.SyntheticLog(directory)
         return convert.Source(log.log, load_schema(log.schema), log.format, ads_path=log.ads)
 
@@ -122,7 +107,7 @@ class Pipeline:
             **dataclasses.asdict(config),
         }
         if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
-            self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
+            self._steps.print_step("synthetic", f"using a log of format {source.format}")
         data_set = self._intact_data_set()
         if data_set is not None:
             self._forget_unless_converted(data_set)
@@ -138,12 +123,12 @@ class Pipeline:
             )
             return {"checksum": reader.DataSet(self.path("data")).checksum}
 
-        redone = self._once("data", f"converting {source}", inputs, run)
+        redone = self._steps.once("data", f"converting {source}", inputs, run)
         if data_set is None or redone:
             data_set = self.data_set()
-        self._print(_describe(data_set))
+        self._steps.print(step_lines.summary(data_set))
         if self._card_page.is_file():
-            self._print(f"      data card: {self._card_page}")
+            self._steps.print(f"      data card: {self._card_page}")
         else:
             self._write_card(data_set)
         return data_set
@@ -153,8 +138,8 @@ class Pipeline:
         directory = data_set.directory.resolve()
         if directory != self.path("data").resolve():
             inputs = {"directory": str(directory)}
-            self._write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
-            self._print(f"[2/{len(STEPS)}] using the data set {directory}")
+            self._steps.write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
+            self._steps.print_step("data", f"using the data set {directory}")
         else:
             self._forget_unless_converted(data_set)
 
@@ -168,7 +153,7 @@ class Pipeline:
         directory = self.path("ranker")
         reason = ranking.without_ranker(data_set)
         if reason is not None:
-            self._print(f"{_number('ranker')} no ranker: {reason}")
+            self._steps.print_step("ranker", f"no ranker: {reason}")
             return None
         self._trained(
             "ranker",
@@ -200,15 +185,15 @@ class Pipeline:
                 else f"there is no trained ranker for this data set in {self.path('ranker')}. To "
                 "learn from the ranker instead, run tfrec train_ranker first"
             )
-            self._print(_wrapped(f"the two-tower model learns from clicks alone: {why}"))
+            self._steps.print_wrapped(f"the two-tower model learns from clicks alone: {why}")
         click_inputs = {
             "data": data_set.training_checksum,
             **dataclasses.asdict(config),
             "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
         }
-        teacher_input = None if teacher is None else self._training_checksum("ranker")
+        teacher_input = None if teacher is None else self._steps.training_checksum("ranker")
         inputs = {**click_inputs, "teacher": teacher_input}
-        before = self._last_inputs("retrieval")
+        before = self._steps.inputs("retrieval")
         # With a teacher, towers learn clicks for fewer epochs, too few to go on without it.
         is_enough = teacher is not None or before.get("teacher") is None
         same_clicks = is_enough and {**before, "teacher": None} == {**click_inputs, "teacher": None}
@@ -235,8 +220,8 @@ class Pipeline:
 
     def say_what_to_expect(self, data_set: reader.DataSet) -> None:
         """Prints the number of positive rows of each label, and what to expect from them."""
-        for line in head_lines.expectations(data_set):
-            self._print(_wrapped(line))
+        for line in step_lines.expectations(data_set):
+            self._steps.print_wrapped(line)
 
     def evaluate(
         self,
@@ -256,9 +241,9 @@ class Pipeline:
         Raises:
             ValueError: An option is invalid, or the stages cannot be loaded.
         """
-        config = config or self._last_config("evaluation", "config", EvaluationConfig)
+        config = config or self._steps.config("evaluation", "config", EvaluationConfig)
         use_published = self._is_published(data_set, index_config)
-        index_config = index_config or self._last_config("evaluation", "index", IndexConfig)
+        index_config = index_config or self._steps.config("evaluation", "index", IndexConfig)
         check_kind(config, EvaluationConfig)
         path = self.path("evaluation") / "metrics.json"
         page = path.with_name("report.html")
@@ -279,11 +264,13 @@ class Pipeline:
             **_index_inputs(index_config),
             "filters": filters,
         }
-        note = self._note("evaluation")
+        note = self._steps.note("evaluation")
         try:
-            self._once("evaluation", "evaluating on the test split", inputs, measure, keep=True)
+            self._steps.once(
+                "evaluation", "evaluating on the test split", inputs, measure, keep=True
+            )
         except ValueError:  # An option is at fault: the last evaluation and its options stay.
-            self._write_note("evaluation", note)
+            self._steps.write_note("evaluation", note)
             raise
         try:
             report = evaluation.EvaluationReport.model_validate_json(path.read_bytes())
@@ -320,9 +307,9 @@ class Pipeline:
             ValueError: The source of a text encoder has changed since the conversion.
         """
         base = self.path("bundle")
-        config = config or self._last_config("bundle", "index", IndexConfig)
+        config = config or self._steps.config("bundle", "index", IndexConfig)
         if candidate_parts is None:
-            candidate_parts = self._last_inputs("bundle").get("candidate_parts", CANDIDATE_PARTS)
+            candidate_parts = self._steps.inputs("bundle").get("candidate_parts", CANDIDATE_PARTS)
         inputs = {
             **self._models_inputs(data_set),
             **_index_inputs(config),
@@ -335,7 +322,7 @@ class Pipeline:
             judged = release_gate.check(base, data_set, models, self.workdir, force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
-                    self._print(_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}"))
+                    self._steps.print_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}")
             release = release_export.export_release(
                 base,
                 data_set,
@@ -351,13 +338,13 @@ class Pipeline:
             return {"version": release.version}
 
         # Earlier releases stay, since a version is never used twice.
-        self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
+        self._steps.once("bundle", "exporting a release bundle", inputs, publish, keep=True)
         # Releases from other work directories may have been published here since.
-        version, stable = self._note("bundle")["version"], releases.stable(base)
+        version, stable = self._steps.note("bundle")["version"], releases.stable(base)
         stays = "" if version == stable else f"; {stable} stays stable, see tfrec release"
-        self._print(f"release {version} in {base}{stays}")
-        for line in head_lines.published_heads(manifest.read(base, version)):
-            self._print(_wrapped(line))
+        self._steps.print(f"release {version} in {base}{stays}")
+        for line in step_lines.published_heads(manifest.read(base, version)):
+            self._steps.print_wrapped(line)
         return version
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
@@ -373,13 +360,10 @@ class Pipeline:
             return evaluation.Models(two_tower)
         model, calibrators, judged = self._ranker(data_set)
         self._check_data("ranker", data_set)
-        teacher = self._last_inputs("retrieval").get("teacher")
-        if teacher not in (None, self._training_checksum("ranker")):
-            self._print(
-                _wrapped(
-                    "the two-tower model was distilled from another ranker: run tfrec "
-                    "train_retrieval"
-                )
+        teacher = self._steps.inputs("retrieval").get("teacher")
+        if teacher not in (None, self._steps.training_checksum("ranker")):
+            self._steps.print_wrapped(
+                "the two-tower model was distilled from another ranker: run tfrec train_retrieval"
             )
         # The schema's weights may have changed since the training.
         two_tower.set_default_weights(judged.weights)
@@ -387,17 +371,17 @@ class Pipeline:
 
     def data_set(self) -> reader.DataSet:
         """Opens the converted data set."""
-        elsewhere = self._last_inputs("data").get("directory")
+        elsewhere = self._steps.inputs("data").get("directory")
         return reader.DataSet(elsewhere or self.path("data"))
 
     def log(self) -> str | None:
         """Returns the first file of the converted log, or None."""
-        converted = self._last_inputs("data").get("files")
+        converted = self._steps.inputs("data").get("files")
         return converted[0]["path"] if converted else None
 
     def seconds(self) -> dict[str, float]:
         """Returns the duration of each finished step."""
-        notes = {step: self._note(step) for step in STEPS}
+        notes = {step: self._steps.note(step) for step in PRODUCTS}
         return {step: note["seconds"] for step, note in notes.items() if note.get("finished")}
 
     def truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
@@ -412,7 +396,7 @@ class Pipeline:
         return model, calibrators, ranking.judge_heads(data_set.schema, found)
 
     def _check_data(self, step: str, data_set: reader.DataSet) -> None:
-        trained_on = self._last_inputs(step).get("data")
+        trained_on = self._steps.inputs(step).get("data")
         if trained_on not in (None, data_set.training_checksum):
             raise ValueError(
                 f"{self.path(step)}: the model was trained on another data set than "
@@ -431,8 +415,8 @@ class Pipeline:
 
     def _has_ranker(self, data_set: reader.DataSet) -> bool:
         """Returns whether the ranker of the work directory was trained on the data set."""
-        trained = self._last_inputs("ranker").get("data") == data_set.training_checksum
-        return trained and any(self.path("ranker").glob(PRODUCTS["ranker"]))
+        trained = self._steps.inputs("ranker").get("data") == data_set.training_checksum
+        return trained and (self.path("ranker") / PRODUCTS["ranker"]).is_file()
 
     def _teacher(self, data_set: reader.DataSet) -> retrieval.Teacher | None:
         """Returns the trained ranker as a teacher of the two-tower model.
@@ -452,6 +436,10 @@ class Pipeline:
         )
 
     @property
+    def _steps(self) -> Steps:
+        return Steps(self.workdir, self.progress)
+
+    @property
     def _card_page(self) -> pathlib.Path:
         return self.workdir / "data_card.html"
 
@@ -459,134 +447,49 @@ class Pipeline:
         """Writes the data card and prints its warnings, except warnings of `say_what_to_expect`."""
         built = card.build_card(data_set)
         files.write(self._card_page, card.render_html(built))
-        said = "".join(head_lines.expectations(data_set))
+        said = "".join(step_lines.expectations(data_set))
         warnings = card.render_warnings(
             note for note in built.warnings if note.level == "warning" and note.text not in said
         )
-        self._print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
+        self._steps.print(f"{warnings}\n      data card: {self._card_page}".lstrip("\n"))
 
     def _is_published(self, data_set: reader.DataSet, config: IndexConfig | None) -> bool:
         """Returns whether the last export indexed these ads with a configuration.
 
         Without a configuration, returns whether the last export would build the same index again.
         """
-        last = self._last_inputs("bundle")
+        last = self._steps.inputs("bundle")
         if last.get("data") not in (None, data_set.checksum):
             return False
         published = {name: last[name] for name in ("index", "index_source") if name in last}
         if config is None and published:
-            config = self._last_config("bundle", "index", IndexConfig)
+            config = self._steps.config("bundle", "index", IndexConfig)
         return config is None or _index_inputs(config) == published
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
         used = ("retrieval", *(["ranker"] if ranking.without_ranker(data_set) is None else []))
-        stages = {step: self._training_checksum(step) for step in used}
+        stages = {step: self._steps.training_checksum(step) for step in used}
         return {"data": data_set.checksum, **stages}
-
-    def _training_checksum(self, step: str) -> str | None:
-        """Returns a checksum of the file that a training writes last, or None before that."""
-        path = self.path(step) / PRODUCTS[step]
-        return files.sha256(path)[:16] if path.is_file() else None
 
     def _forget_unless_converted(self, data_set: reader.DataSet) -> None:
         """Forgets the last conversion if another one, such as from Python, wrote the data set."""
-        if self._note("data").get("checksum") != data_set.checksum:
-            self._note_path("data").unlink(missing_ok=True)
+        if self._steps.note("data").get("checksum") != data_set.checksum:
+            self._steps.forget("data")
 
     def _intact_data_set(self) -> reader.DataSet | None:
         """Returns the data set, or None; removes a data set with a missing or altered file."""
         directory = self.path("data")
-        if not any(directory.glob(PRODUCTS["data"])):
+        if not (directory / PRODUCTS["data"]).is_file():
             return None
         try:
             data_set = self.data_set()
             data_set.verify()
         except (FileNotFoundError, ValueError) as error:
-            self._print(f"      removing the data set, which cannot be used: {error}")
+            self._steps.print(f"      removing the data set, which cannot be used: {error}")
             shutil.rmtree(directory)
             return None
         return data_set
-
-    def _note_path(self, step: str) -> pathlib.Path:
-        return self.workdir / "steps" / f"{step}.json"
-
-    def _note(self, step: str) -> dict[str, Any]:
-        path = self._note_path(step)
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}). Delete it, and run again."
-            ) from error
-
-    def _last_inputs(self, step: str) -> dict[str, Any]:
-        """Returns the inputs of the last run of a step; empty before the first."""
-        return self._note(step).get("inputs", {})
-
-    def _last_config(self, step: str, name: str, kind: type[_Config]) -> _Config:
-        """Returns a configuration of the last run of a step; defaults before the first.
-
-        Raises:
-            ValueError: Another version of tfrec ran the step, or the source of a custom kind of
-                index cannot be found.
-        """
-        path = self._note_path(step)
-        try:
-            return kind(**(self._last_inputs(step).get(name) or {}))
-        except TypeError as error:
-            raise ValueError(
-                f"{path}: expected the options of {kind.__name__} in this version of tfrec "
-                f"({error}). Delete it, and run again."
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-
-    def _write_note(self, step: str, note: dict[str, Any]) -> None:
-        path = self._note_path(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, note, default=str)
-
-    def _once(
-        self,
-        step: str,
-        title: str,
-        inputs: dict[str, Any],
-        work: Callable[[], dict[str, Any] | None],
-        keep: bool = False,
-    ) -> bool:
-        """Runs a step unless it is finished with the same inputs; returns whether it ran.
-
-        Args:
-            step: Name of the step.
-            title: Description of the step, to print.
-            inputs: Everything that the output depends on.
-            work: Runs the step; may return further values for the note.
-            keep: Whether to keep earlier output if the inputs have changed.
-        """
-        inputs = json.loads(json.dumps(inputs, default=str))
-        note = self._note(step)
-        number = _number(step)
-        is_unchanged = note.get("inputs") == inputs
-        product = PRODUCTS[step].replace("*", str(note.get("version")))
-        if is_unchanged and note.get("finished") and (self.path(step) / product).is_file():
-            self._print(f"{number} {title}: finished before, unchanged")
-            return False
-        with self.locked():
-            self._print(f"{number} {title}")
-            if not is_unchanged and not keep:
-                shutil.rmtree(self.path(step), ignore_errors=True)
-            self._write_note(step, {"inputs": inputs, "finished": False})
-            started = time.perf_counter()
-            result = work() or {}
-            seconds = time.perf_counter() - started
-            self._write_note(
-                step, {"inputs": inputs, "finished": True, "seconds": seconds, **result}
-            )
-        self._print(f"      {seconds:.1f} s")
-        return True
 
     def _trained(
         self,
@@ -598,28 +501,20 @@ class Pipeline:
     ) -> None:
         """Trains on all workers, unless the chief has finished the step with the same inputs."""
         if training.is_chief(self.strategy):
-            note = self._note(step)
+            note = self._steps.note(step)
 
             def start() -> None:
                 if note.get("finished") and not keep:
-                    self._print(_wrapped(_replacement_line(note["inputs"], inputs)))
+                    self._steps.print_wrapped(_replacement_line(note["inputs"], inputs))
                 training.chief_value(self.strategy, True)
                 work()
 
-            if not self._once(step, title, inputs, start, keep):
+            if not self._steps.once(step, title, inputs, start, keep):
                 training.chief_value(self.strategy, False)
         elif training.chief_value(self.strategy, None):
             work()
         # The other workers continue once the chief has written its files.
         training.gathered(self.strategy, "done")
-
-    def _print(self, line: str) -> None:
-        if self.progress:
-            print(line, flush=True)
-
-
-def _number(step: str) -> str:
-    return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
 
 
 def _replacement_line(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -643,50 +538,3 @@ def _index_inputs(config: IndexConfig) -> dict[str, Any]:
     if config.has_own_kind:
         return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}
     return inputs
-
-
-def _wrapped(text: str) -> str:
-    indent = " " * 6
-    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
-
-
-def _describe(data_set: reader.DataSet) -> str:
-    description = data_set.description
-    source = description.source
-    shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in SPLITS)
-    sampled = sum(split.sampled for split in description.splits.values())
-    written = sum(data_set.num_rows(split) for split in SPLITS) - sampled
-    rejected = f"{source.rejected:,} rejected"
-    if (events := source.events) is not None:
-        rejected += f" + {events.joined:,} joined as labels"
-        if events.left_out:
-            rejected += f" + {events.left_out:,} left out"
-    if source.rejected:
-        rejected += f", see {data_set.directory / 'rejected.tsv'}"
-    rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
-    text = [
-        f"      {source.lines:,} rows = {written:,} written + {rejected}",
-        f"      {shares} impressions, split by {description.split.kind}",
-        f"      {description.num_ads:,} ads, click rate {rate:.1%} in training",
-    ]
-    if description.ads_not_in_table:
-        text.append(
-            "      shown ads that are not in the table of ads: "
-            f"{description.ads_not_in_table:,}; their fields that are read from it are missing"
-        )
-    if events is not None and events.unmatched:
-        text.append(
-            f"      {events.unmatched:,} clicks and engagements have no view of their ad within "
-            "events.window_seconds before them, and are left out"
-        )
-    if events is not None and events.repeated:
-        text.append(
-            f"      {events.repeated:,} events repeat another one (same user or request, ad, type, "
-            "time and amount) and are left out"
-        )
-    if events is not None and events.others:
-        named = ", ".join(f"{name} ({count:,})" for name, count in events.others.items())
-        text.append(f"      events that the schema does not name are left out: {named}")
-    if sampled:
-        text.append(f"      {sampled:,} of the impressions are sampled negatives")
-    return "\n".join(text)

@@ -9,6 +9,7 @@ import pytest
 
 import tfrecords
 from serving import export
+from serving.export.steps import Steps
 from tfrec.config import ConvertConfig
 from tfrecords import convert
 from tfrecords.schema import Field, Schema
@@ -39,7 +40,7 @@ def inputs_of(tmp_path, monkeypatch):
         given.append(inputs)
         raise Stopped
 
-    monkeypatch.setattr(export.Pipeline, "_once", once)
+    monkeypatch.setattr(Steps, "once", once)
 
     def run(schema):
         source = convert.Source(tmp_path / "log.csv", schema, "tabular")

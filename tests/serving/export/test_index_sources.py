@@ -8,6 +8,7 @@ import types
 import pytest
 
 from serving import export
+from serving.export.steps import Steps
 from serving.index import IndexConfig
 
 KIND = """
@@ -38,7 +39,7 @@ def steps(tmp_path, monkeypatch):
         given[step] = inputs
         raise Stopped
 
-    monkeypatch.setattr(export.Pipeline, "_once", once)
+    monkeypatch.setattr(Steps, "once", once)
     monkeypatch.setattr(export.Pipeline, "_models_inputs", lambda *_: {})
     monkeypatch.setattr(export.Pipeline, "truth_of", lambda *_: None)
     return export.Pipeline(tmp_path / "work"), given
@@ -81,7 +82,7 @@ def test_an_evaluation_uses_the_published_index_only_if_its_source_is_the_same(s
     own = IndexConfig(kind=OWN)
     assert pipeline._is_published(DATA_SET, None)
     assert not pipeline._is_published(DATA_SET, own)
-    pipeline._write_note("bundle", {"inputs": inputs_of(steps, own)[1]})
+    pipeline._steps.write_note("bundle", {"inputs": inputs_of(steps, own)[1]})
     assert pipeline._is_published(DATA_SET, None)
     assert pipeline._is_published(DATA_SET, own)
     assert not pipeline._is_published(DATA_SET, IndexConfig(kind="Flat"))

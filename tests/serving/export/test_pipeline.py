@@ -8,6 +8,7 @@ import pytest
 import tfrecords
 from serving import export, index
 from serving.export import evaluated_index
+from serving.export.steps import Steps
 from tfrec import config, retrieval
 from tfrecords import card, convert, files
 from tfrecords import schema as schema_lib
@@ -112,10 +113,10 @@ def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
         kept.append(keep)
 
     monkeypatch.setattr(steps.__class__, "_trained", trained)
-    monkeypatch.setattr(steps.__class__, "_last_inputs", lambda _, step: finished.get(step, {}))
+    monkeypatch.setattr(Steps, "inputs", lambda _, step: finished.get(step, {}))
     for ranker in (None, None, "first", "first", "second", None):
         monkeypatch.setattr(steps.__class__, "_teacher", lambda *_, ranker=ranker: ranker)
-        monkeypatch.setattr(steps.__class__, "_training_checksum", lambda *_, ranker=ranker: ranker)
+        monkeypatch.setattr(Steps, "training_checksum", lambda *_, ranker=ranker: ranker)
         steps.train_retrieval(data_set, config.RetrievalConfig())
     assert kept == [False, True, True, True, True, False]
 

@@ -1,0 +1,157 @@
+"""The steps of a work directory: which are finished, with which inputs, and what they print."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import textwrap
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from serving.export import work_directory
+from serving.index import IndexConfig
+from tfrec.config import EvaluationConfig
+from tfrecords import files
+
+# The file that each step writes last; without it the step is not finished.
+PRODUCTS = {
+    "synthetic": "log.tsv",
+    "data": "dataset.json",
+    "ranker": "ranker.json",
+    "retrieval": "retrieval.json",
+    "evaluation": "metrics.json",
+    "bundle": "manifests/*.json",
+}
+_NUMBERS = {step: f"[{number}/{len(PRODUCTS)}]" for number, step in enumerate(PRODUCTS, 1)}
+_INDENT = " " * 6
+_Config = TypeVar("_Config", EvaluationConfig, IndexConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The record of the steps of a work directory, in WORKDIR/steps/NAME.json.
+
+    Attributes:
+        workdir: The work directory.
+        progress: Whether to print lines.
+    """
+
+    workdir: pathlib.Path
+    progress: bool
+
+    def path(self, step: str) -> pathlib.Path:
+        """Returns the output directory of a step."""
+        return self.workdir / step
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Locks the work directory for several steps; see `work_directory.locked`."""
+        return work_directory.locked(self.workdir)
+
+    def once(
+        self,
+        step: str,
+        title: str,
+        inputs: dict[str, Any],
+        work: Callable[[], dict[str, Any] | None],
+        keep: bool = False,
+    ) -> bool:
+        """Runs a step unless it is finished with the same inputs; returns whether it ran.
+
+        Args:
+            step: Name of the step.
+            title: Description of the step, to print.
+            inputs: Everything that the output depends on.
+            work: Runs the step; may return further values for the note.
+            keep: Whether to keep earlier output if the inputs have changed.
+        """
+        inputs = json.loads(json.dumps(inputs, default=str))
+        note = self.note(step)
+        is_unchanged = note.get("inputs") == inputs
+        product = PRODUCTS[step].replace("*", str(note.get("version")))
+        if is_unchanged and note.get("finished") and (self.path(step) / product).is_file():
+            self.print_step(step, f"{title}: finished before, unchanged")
+            return False
+        with self.locked():
+            self.print_step(step, title)
+            if not is_unchanged and not keep:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+            self.write_note(step, {"inputs": inputs, "finished": False})
+            started = time.perf_counter()
+            result = work() or {}
+            seconds = time.perf_counter() - started
+            self.write_note(
+                step, {"inputs": inputs, "finished": True, "seconds": seconds, **result}
+            )
+        self.print(f"{_INDENT}{seconds:.1f} s")
+        return True
+
+    def note(self, step: str) -> dict[str, Any]:
+        """Returns what is recorded of the last run of a step; empty before the first.
+
+        Raises:
+            ValueError: The note is not JSON.
+        """
+        path = self._note_path(step)
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}). Delete it, and run again."
+            ) from error
+
+    def write_note(self, step: str, note: dict[str, Any]) -> None:
+        """Records the last run of a step."""
+        path = self._note_path(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, note, default=str)
+
+    def forget(self, step: str) -> None:
+        """Deletes the record of a step; its output stays."""
+        self._note_path(step).unlink(missing_ok=True)
+
+    def inputs(self, step: str) -> dict[str, Any]:
+        """Returns the inputs of the last run of a step; empty before the first."""
+        return self.note(step).get("inputs", {})
+
+    def config(self, step: str, name: str, kind: type[_Config]) -> _Config:
+        """Returns a configuration of the last run of a step; defaults before the first.
+
+        Raises:
+            ValueError: Another version of tfrec ran the step, or the source of a custom kind of
+                index cannot be found.
+        """
+        path = self._note_path(step)
+        try:
+            return kind(**(self.inputs(step).get(name) or {}))
+        except TypeError as error:
+            raise ValueError(
+                f"{path}: expected the options of {kind.__name__} in this version of tfrec "
+                f"({error}). Delete it, and run again."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def training_checksum(self, step: str) -> str | None:
+        """Returns a checksum of the file that a training writes last, or None before that."""
+        path = self.path(step) / PRODUCTS[step]
+        return files.sha256(path)[:16] if path.is_file() else None
+
+    def print(self, line: str) -> None:
+        """Prints a line as it is."""
+        if self.progress:
+            print(line, flush=True)
+
+    def print_step(self, step: str, text: str) -> None:
+        """Prints the number of a step and a text."""
+        self.print(f"{_NUMBERS[step]} {text}")
+
+    def print_wrapped(self, text: str) -> None:
+        """Prints a text, wrapped and indented below the line of its step."""
+        self.print(textwrap.fill(text, 100, initial_indent=_INDENT, subsequent_indent=_INDENT))
+
+    def _note_path(self, step: str) -> pathlib.Path:
+        return self.workdir / "steps" / f"{step}.json"
