@@ -40,7 +40,7 @@ _QUERIES_PER_CALL = 32
 NUM_PARTS = 64
 # Milvus 2.3.5 compares all eligible ads if they are less than 7 % of a segment. With more, a graph
 # search of ads that are near each other finds half of the best, or none, however wide it is
-# (200,000 ads: recall 0.50 to 0.84 for 9 to 14 % of the ads, 0.97 for 44 %). So up to
+# (200,000 ads: recall 0.50 to 0.84 for 9 to 14 % of the ads, 0.96 for 44 %). So up to
 # `_MAX_COMPARED` ads are searched in slices of fewer than 7 %, as are lists that would be too
 # short.
 _MAX_SLICE_SHARE, _MAX_COMPARED = 0.06, 50_000
