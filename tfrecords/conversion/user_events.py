@@ -1,8 +1,8 @@
 """Histories of requests: the events of each user by time, and those before a request.
 
 The events of a log are sorted once by user and time, in ranges of users that fit into memory, and
-stay in memory-mapped files. The events before a request are then a run of them, which two binary
-searches find; a user with very many events only costs a few more search steps. Neither the order of
+stay in memory-mapped files. Two binary searches find the events before a request, which are
+adjacent; a user with very many events only costs a few more search steps. Neither the order of
 the log nor its chunks matter. `tfrecords.histories` has the rules.
 
 Shapes: B rows of a chunk, R requests, E events of the log, U users, V distinct values, L length of
