@@ -3,11 +3,12 @@
 Each script runs as `python scripts/NAME.py FLAGS` would, but in a fork of the process that runs
 this file, which has imported the slow modules and used none of them. Each line of the standard
 input is a command line as JSON, [script, flag, …]; the reply is a line of JSON, [exit status,
-standard output, standard error]. The fresh processes of all benchmarks are forks of one forkserver
-of `multiprocessing`, which imports TensorFlow once more.
+standard output, standard error]. The forkserver of `multiprocessing`, which forks the fresh
+processes of benchmarks, is itself such a fork.
 """
 
 import gc
+import itertools
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 
 from repository import SCRIPTS
 
@@ -39,9 +40,6 @@ def run(command: list[str], out: int, err: int) -> int:
     signal.alarm(SECONDS)
     # The forkserver is running. A fork cannot check it, because it is a child of the parent.
     forkserver._forkserver.ensure_running = lambda: None
-    # As in tests/conftest.py: graph optimization and lessons would take most of the time.
-    lessons.give(lessons.FEW)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     status = 70
     try:
         sys.argv = [str(SCRIPTS / command[0]), *command[1:]]
@@ -60,6 +58,26 @@ def run(command: list[str], out: int, err: int) -> int:
         os._exit(status)
 
 
+def start_forkserver() -> None:
+    """Starts the forkserver in a fork, because a new interpreter would import TensorFlow again."""
+
+    def fork(_program: str, arguments: list[str], descriptors: list[int]) -> int:
+        child = os.fork()
+        if not child:
+            for low, high in itertools.pairwise([2, *sorted(descriptors), 1_024]):
+                os.closerange(low + 1, high)
+            try:
+                exec(arguments[-1])
+            finally:
+                os._exit(0)
+        return child
+
+    resource_tracker.ensure_running()
+    new_program, util.spawnv_passfds = util.spawnv_passfds, fork
+    forkserver.ensure_running()
+    util.spawnv_passfds = new_program
+
+
 def main() -> None:
     # These take seconds to import.
     import lightgbm  # noqa: F401
@@ -68,17 +86,18 @@ def main() -> None:
 
     from serving import export, operations, service  # noqa: F401
 
+    # As in tests/conftest.py: graph optimization and lessons would take most of the time.
+    lessons.give(lessons.FEW)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     # Forks do not collect garbage among the objects that they share.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     # Processes of the forkserver print to standard error, not between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    forkserver.set_forkserver_preload(["tfrec", "serving.export", "serving.operations"])
+    start_forkserver()
     for line in sys.stdin:
         command = json.loads(line)
-        if command[0].startswith("benchmarks/"):
-            forkserver.ensure_running()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             status = run(command, out.fileno(), err.fileno())
             texts = []
