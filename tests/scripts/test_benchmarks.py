@@ -209,7 +209,9 @@ def test_training_is_measured(tmp_path):
 
 
 @pytest.mark.benchmark
-def test_parts_of_the_ranker_are_left_out(tmp_path, data_set):
+def test_parts_of_the_ranker_are_left_out(tmp_path):
+    data = tmp_path / "data"
+    logs.converted(logs.write(tmp_path / "log.tsv", logs.rows(1_000)), data)
     flags = [
         "--variants=no blocks, no products",
         "--calls=2",
@@ -218,7 +220,6 @@ def test_parts_of_the_ranker_are_left_out(tmp_path, data_set):
         "--feed_forward_dim=16",
         f"--workdir={tmp_path}",
     ]
-    data = data_set.directory
     result, shown = run("benchmarks/attention.py", *flags, f"--data={data},{data}")
     first, again = result["rows"]
     assert first["variant"] == again["variant"] == "no blocks, no products"
