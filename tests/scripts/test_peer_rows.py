@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import pytest
 import split_logs
+import tensorflow as tf
 from absl import flags
 
 from tfrec import calibration
@@ -41,6 +42,9 @@ def poisoned(tmp_path_factory):
 @pytest.fixture
 def peers(script, monkeypatch):
     models = script("peers.models")
+    # Eight steps, which take less time than building their graph.
+    monkeypatch.setattr(script("peers.networks"), "_MIN_BATCHES", 8)
+    tf.config.run_functions_eagerly(True)
     for name in NETWORKS:
         small = {"hidden": 8, "field_dim": 4, "epochs": 1, "checks": 1}
         set_defaults(models, monkeypatch, name, small)
@@ -48,7 +52,8 @@ def peers(script, monkeypatch):
     rates = {**once, "id_rates": True, "pair_rates": True}
     set_defaults(models, monkeypatch, "lightgbm", rates)
     set_defaults(models, monkeypatch, "hashed_logistic_regression", {"C": 1.0})
-    return models
+    yield models
+    tf.config.run_functions_eagerly(False)
 
 
 def set_defaults(models, monkeypatch, name, *changes):
