@@ -1,12 +1,13 @@
 """The benchmark of serving: its load, its summaries, and its generated catalog."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import serving_fixtures
 
-from serving import index, manifest
+from serving import export, index, manifest
 from serving.config import OrchestratorConfig
 
 pytestmark = pytest.mark.process
@@ -114,7 +115,7 @@ def test_a_wide_catalog_has_the_values_of_known_ads_in_new_combinations(script, 
 
 
 def test_a_release_is_reused_only_for_the_same_models_and_index(
-    script, data_set, trained, learned_from_clicks, tmp_path
+    script, data_set, trained, learned_from_clicks, tmp_path, monkeypatch
 ):
     benchmark = script("http_service")
     work, base = tmp_path / "work", tmp_path / "base"
@@ -122,15 +123,27 @@ def test_a_release_is_reused_only_for_the_same_models_and_index(
     (work / "data").symlink_to(data_set.directory)
     (work / "ranker").symlink_to(trained / "ranker")
     (work / "retrieval").symlink_to(trained / "retrieval")
+    benchmark.build(work, base, 1024, index.IndexConfig(kind="Flat"))
+    first = manifest.read(base, 1)
+    assert first.index["kind"] == "Flat"
+    exported = []
 
-    def built(kind):
-        benchmark.build(work, base, 1024, index.IndexConfig(kind=kind))
-        return manifest.read(base, 1)
+    def record(base, data_set, two_tower, model, calibrators, config, metrics):
+        base.mkdir()
+        exported.append((config.kind, export.training_id_of(data_set, two_tower, model)))
 
-    first = built("Flat")
-    assert built("Flat") == first
-    hnsw = built("HNSW")
-    assert (first.index["kind"], hnsw.index["kind"]) == ("Flat", "HNSW")
+    monkeypatch.setattr(benchmark.export, "export_release", record)
+
+    def build_over_copy(kind):
+        copy = shutil.copytree(base, tmp_path / "copy", dirs_exist_ok=True)
+        benchmark.build(work, copy, 1024, index.IndexConfig(kind=kind))
+
+    build_over_copy("Flat")
+    assert not exported
+    build_over_copy("HNSW")
+    assert exported == [("HNSW", first.training_id)]
     (work / "retrieval").unlink()
     (work / "retrieval").symlink_to(learned_from_clicks)
-    assert built("HNSW").training_id != hnsw.training_id
+    build_over_copy("Flat")
+    assert len(exported) == 2
+    assert exported[1][1] != first.training_id
