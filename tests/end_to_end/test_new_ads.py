@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import tfrec
-from serving import releases
+from serving import export, releases
 from serving.index import IndexConfig
 from serving.live import live_index
+from tfrec import calibration, retrieval
 from tfrecords import convert, reader, synthetic
 
 pytestmark = pytest.mark.trains
@@ -27,21 +28,25 @@ def world():
 
 @pytest.fixture(scope="module")
 def release(world, retrieval_config, ranker_config, tmp_path_factory):
-    directory, flat = tmp_path_factory.mktemp("new_ads"), IndexConfig(kind="Flat")
+    """A release of towers that a ranker taught. Exporting the ranker too would take seconds."""
+    directory = tmp_path_factory.mktemp("new_ads")
     log, ads = world.write(directory / "log", NUM_ROWS)
     source = convert.Source(log, world.schema("both"), "tabular", ads_path=ads)
     convert.convert(source, directory / "data")
+    data_set = reader.DataSet(directory / "data")
     with pytest.MonkeyPatch.context() as patched:
         lessons.give(lessons.USUAL, patched.setattr)  # `FEW` would not find enough with every seed.
         stages = tfrec.train(
-            reader.DataSet(directory / "data"),
+            data_set,
             directory / "work",
             retrieval=dataclasses.replace(retrieval_config, epochs=15, batch_size=32, refit=False),
             ranking=dataclasses.replace(ranker_config, num_blocks=1, epochs=8),
             progress=False,
         )
-    report = stages.evaluate(tfrec.EvaluationConfig(resamples=5), index=flat)
-    return releases.load(stages.export(report, index=flat, force=True).base)
+    two_tower, _ = retrieval.load_two_tower(data_set, stages.steps.path("retrieval"))
+    flat, untrained = IndexConfig(kind="Flat"), calibration.Calibrators()
+    export.export_release(directory / "bundle", data_set, two_tower, None, untrained, flat, {})
+    return releases.load(directory / "bundle")
 
 
 @pytest.fixture(scope="module")

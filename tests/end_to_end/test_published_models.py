@@ -17,7 +17,7 @@ from repository import EXAMPLES, ROOT
 from serving import client, errors, export, releases
 from serving.cli import entry
 from serving.index import IndexConfig
-from tfrec import ranking, retrieval
+from tfrec import calibration, retrieval
 
 pytestmark = pytest.mark.slow
 
@@ -130,11 +130,10 @@ def test_a_file_that_cannot_be_read_is_named(call, flag, content, message):
 
 @pytest.fixture
 def workdir(data_set, trained, tmp_path):
-    """A work directory with a data set and a release of the trained models."""
+    """A work directory with a data set and a release of the trained towers."""
     two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
-    model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
-    flat = IndexConfig(kind="Flat")
-    export.export_release(tmp_path / "bundle", data_set, two_tower, model, calibrators, flat, {})
+    flat, untrained = IndexConfig(kind="Flat"), calibration.Calibrators()
+    export.export_release(tmp_path / "bundle", data_set, two_tower, None, untrained, flat, {})
     (tmp_path / "data").symlink_to(data_set.directory)
     return tmp_path
 
