@@ -22,6 +22,7 @@ from serving.releases import assembly
 from tfrec import config, layers, ranking, retrieval, training
 from tfrec.ranking import ranker_training
 from tfrec.retrieval import retrieval_training
+from tfrec.training import fitting
 from tfrecords import reader
 
 # TensorFlow warns that data pipelines are not run eagerly.
@@ -55,7 +56,10 @@ class Tuned(Exception):
 def eager(deterministic):
     """Runs functions eagerly, because tracing them takes longer than the few steps here."""
     tf.config.run_functions_eagerly(True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        # Large batches: with the smallest usual ones, there would be four times as many steps.
+        patch.setattr(fitting, "_MIN_BATCH_SIZE", 256)
+        yield
     tf.config.run_functions_eagerly(False)
 
 
