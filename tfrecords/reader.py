@@ -359,6 +359,7 @@ class DataSet:
     def _spec_of_models(self) -> records.Spec:
         return dataclasses.replace(self.spec, has_user=False, has_order=False)
 
+    @_built_once
     @_not_rewritten
     def _stored_windows(
         self, split: str, seed: Seed | None, spec: records.Spec, negative_keep_rate: float = 1.0

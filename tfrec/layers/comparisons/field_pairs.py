@@ -3,6 +3,7 @@
 Shapes: N rows, Wq and Wa columns of the query and the ad side.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -57,21 +58,23 @@ def find_comparisons(data_set: reader.DataSet, ties: histories.Ties) -> list[val
         Pairs of categorical fields in the order of the schema, then pairs of numbers, the most
         correlated first, then histories.
     """
-    query, ad = _clicked_rows(data_set)
     fitted = data_set.fitted
+    query_fields, ad_fields = fitted.schema.query_fields, fitted.schema.ad_fields
+    pairs = list(itertools.product(query_fields, ad_fields))
+    numbers = [pair for pair in pairs if _are_numbers(*pair, ties)]
+    categories = [pair for pair in pairs if _may_be_equal(fitted, *pair)]
     correlations: dict[values.FieldPair, float] = {}
     often_equal = []
-    for query_field in fitted.schema.query_fields:
-        for ad_field in fitted.schema.ad_fields:
-            if _are_numbers(query_field, ad_field, ties):
-                numbers_of_rows = values.numbers_of_pair(fitted, query_field, ad_field, ties)
-                correlation = _correlation(*numbers_of_rows(query, ad))
-                if correlation >= _MIN_CORRELATION:
-                    correlations[query_field, ad_field] = correlation
-            elif _may_be_equal(fitted, query_field, ad_field) and _are_often_equal(
-                values.equal_values(fitted, query_field, ad_field), query, ad
-            ):
-                often_equal.append((query_field, ad_field))
+    if numbers or categories:
+        query, ad = _clicked_rows(data_set)
+        for pair in numbers:
+            numbers_of_rows = values.numbers_of_pair(fitted, *pair, ties)
+            correlation = _correlation(*numbers_of_rows(query, ad))
+            if correlation >= _MIN_CORRELATION:
+                correlations[pair] = correlation
+        for pair in categories:
+            if _are_often_equal(values.equal_values(fitted, *pair), query, ad):
+                often_equal.append(pair)
     strongest = sorted(correlations, key=lambda pair: -correlations[pair])
     return [*often_equal, *strongest[:_MAX_PAIRS_OF_NUMBERS], *_history_pairs(data_set, ties)]
 

@@ -41,7 +41,9 @@ _MAX_ROWS_OF_PAIR = 100
 # Rates are used if they lower the held-out log loss by this share and this many standard errors:
 # smaller gains are those of fields that the ranker learns by itself.
 _MIN_GAIN, _MIN_ERRORS, _MAX_PAIRS = 0.015, 4.0, 4
-_REQUESTS_PER_BATCH, _STEPS, _UNKNOWN = 4_096, 8, -1
+# As many as in the batches of an evaluation: their pipelines are built once.
+_REQUESTS_PER_BATCH = 2_048
+_STEPS, _UNKNOWN = 8, -1
 # Of training and of held-out rows, [N, K] each.
 _Features: TypeAlias = tuple[np.ndarray, np.ndarray]
 
@@ -246,14 +248,18 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     if not data_set.label_count("validation", "click") or data_set.num_rows("train") > _MAX_ROWS:
         return []
     with_history = any(field.of == AD for field in schema.histories)
+    num_rows = min(data_set.label_count("train", CLICK.label), _MAX_TRAINING_ROWS)
     pairs = [
         (query_field, ad_field)
         for query_field in _categorical(schema.query_fields)
         for ad_field in _categorical(schema.ad_fields)
-        if query_field.source != schema.user_key
-        or not (
-            with_history
-            or (schema.ad_key == (ad_field.source,) and data_set.negatives_are_new_to_users)
+        if num_rows < _MAX_ROWS_OF_PAIR * _num_pairs(data_set.fitted, query_field, ad_field)
+        and (
+            query_field.source != schema.user_key
+            or not (
+                with_history
+                or (schema.ad_key == (ad_field.source,) and data_set.negatives_are_new_to_users)
+            )
         )
     ]
     if not pairs:
@@ -264,12 +270,11 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     labels = last.labels, held_out.labels
     candidates = {}
     for pair in pairs:
-        if _rows_of_a_pair(data_set.fitted, pair, training) < _MAX_ROWS_OF_PAIR:
-            rates = PairRates(data_set.fitted, pair, training)
-            candidates[pair] = (
-                _features(rates, last, last.labels),
-                _features(rates, held_out, np.full_like(held_out.labels, np.nan)),
-            )
+        rates = PairRates(data_set.fitted, pair, training)
+        candidates[pair] = (
+            _features(rates, last, last.labels),
+            _features(rates, held_out, np.full_like(held_out.labels, np.nan)),
+        )
     chosen: list[FieldPair] = []
     known: _Features = (np.empty((len(labels[0]), 0)), np.empty((len(labels[1]), 0)))
     while candidates and len(chosen) < _MAX_PAIRS:
@@ -294,10 +299,9 @@ def _categorical(fields: Sequence[Field]) -> list[Field]:
     return [field for field in fields if field.kind == "categorical"]
 
 
-def _rows_of_a_pair(fitted: encoding.FittedSchema, pair: FieldPair, rows: LabeledRows) -> float:
-    """Returns the mean number of rows of all pairs of values, whether they occur or not."""
-    sizes = [max(1, len(fitted.statistics[field.name].vocabulary)) for field in pair]
-    return len(rows.labels) / math.prod(sizes)
+def _num_pairs(fitted: encoding.FittedSchema, *fields: Field) -> int:
+    """Returns the number of all pairs of values, whether they occur or not."""
+    return math.prod(max(1, len(fitted.statistics[field.name].vocabulary)) for field in fields)
 
 
 def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray) -> np.ndarray:
