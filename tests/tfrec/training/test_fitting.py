@@ -133,13 +133,19 @@ class Run:
             np.testing.assert_array_equal(variable, value)
 
 
-def test_the_loss_falls_and_every_epoch_is_in_the_history(tmp_path):
-    run = Run(tmp_path, [4, 3, 2, 1])
-    history = run.fit()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, whose second epoch is the best, and its history."""
+    run = Run(tmp_path_factory.mktemp("finished"), [3, 1, 2, 2])
+    return run, run.fit()
+
+
+def test_the_loss_falls_and_every_epoch_is_in_the_history(finished):
+    run, history = finished
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     assert history[-1]["loss"] < 0.2 * history[0]["loss"]
-    assert json.loads((tmp_path / "history.json").read_text()) == history
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert json.loads((run.directory / "history.json").read_text()) == history
+    assert list((run.directory / "tensorboard").glob("events*"))
 
 
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
@@ -159,12 +165,11 @@ def test_a_progress_line_has_the_loss_and_the_selection_metric(tmp_path, capsys)
     assert lines[4:] == ["  epoch 2 is kept: score 3.2500"]
 
 
-def test_the_best_epoch_is_restored_and_can_be_restored_again(tmp_path):
-    run = Run(tmp_path, [3, 1, 2, 2])
-    run.fit()
+def test_the_best_epoch_is_restored_and_can_be_restored_again(finished):
+    run, _ = finished
     run.assert_has_weights_of(1)
     fresh = Lookup()
-    training.restore_best(fresh, tmp_path)
+    training.restore_best(fresh, run.directory)
     for variable, value in zip(fresh.trainable_variables, run.weights[1], strict=True):
         np.testing.assert_array_equal(variable, value)
 
@@ -187,9 +192,7 @@ def test_training_stops_when_patience_is_spent(tmp_path):
         ((0, 0), 1, 20),
         ((0, 3), 2, 18),
         ((1, 0), 1_000, 15),
-        ((1, 2), 2, 13),
         ((1, 4), 1, 11),
-        ((1, 4), 1_000, 15),
         ((3, 4), 2, 1),
     ],
 )
@@ -224,21 +227,31 @@ def test_both_stages_resume_exactly(
     data_set, ranker_config, retrieval_config, tmp_path, monkeypatch, deterministic, stage
 ):
     monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", 3)
+    monkeypatch.setattr(ranker_training, "_MIN_BATCHES", 6)
+    monkeypatch.setattr(retrieval_training, "_MIN_BATCHES", 6)
+    # What comes before and after the epochs is not resumed.
+    monkeypatch.setattr(layers, "find_comparisons", lambda *_: [])
+    monkeypatch.setattr(layers, "find_pair_rates", lambda *_: [])
+    monkeypatch.setattr(ranker_training, "fit_rare_heads", lambda *_: None)
+    shared = {"epochs": 2, "batch_size": 1_024}
 
     def train(directory, *callbacks):
         if stage == "ranker":
-            config = dataclasses.replace(ranker_config, num_blocks=1, epochs=2, batch_size=1_024)
+            config = dataclasses.replace(ranker_config, num_blocks=1, **shared)
             ranker_training.train_ranker(data_set, config, directory, callbacks=callbacks)
-            return ranker_training.load_ranker(data_set, directory)[0]
-        config = dataclasses.replace(retrieval_config, epochs=2, batch_size=1_024, refit=False)
-        retrieval.train_two_tower(data_set, config, directory, callbacks=callbacks)
-        return retrieval.load_two_tower(data_set, directory)[0]
+        else:
+            config = dataclasses.replace(
+                retrieval_config, refit=False, click_factors=False, **shared
+            )
+            retrieval.train_two_tower(data_set, config, directory, callbacks=callbacks)
 
-    copied, epochs = CopiedAt(tmp_path / "whole", 1, 4), KilledAt()
-    expected = train(tmp_path / "whole", copied)
-    resumed = train(copied.copy, epochs)
-    assert epochs.epochs == [1]
-    for ours, theirs in zip(resumed.trainable_variables, expected.trainable_variables, strict=True):
+    whole, resumed = CopiedAt(tmp_path / "whole", 1, 4), KilledAt()
+    train(tmp_path / "whole", whole)
+    train(whole.copy, resumed)
+    assert resumed.epochs == [1]
+    for ours, theirs in zip(
+        resumed.model.trainable_variables, whole.model.trainable_variables, strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -259,6 +272,7 @@ def test_an_epoch_reads_all_rows_in_a_new_order_and_shrinks_embeddings(
         raise Begun(read, extra_callbacks)
 
     monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(layers, "find_pair_rates", lambda *_: [])
     with pytest.raises(Begun) as begun:
         train(data_set, request.getfixturevalue(options), tmp_path)
     read, (shrink,) = begun.value.args
@@ -298,17 +312,16 @@ def test_a_resumed_run_keeps_a_best_epoch_from_before_it_was_killed(tmp_path):
         np.testing.assert_array_equal(variable, value)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = Run(tmp_path, [4, 3, 2, 1]).fit()
-    again = Run(tmp_path, [])
-    assert again.fit() == first
+def test_a_finished_run_is_not_trained_again(finished):
+    run, history = finished
+    again = Run(run.directory, [])
+    assert again.fit() == history
     assert again.epochs == []
 
 
-def test_rows_outside_all_batches_are_not_changed(tmp_path):
+def test_rows_outside_all_batches_are_not_changed(finished):
     before = Lookup().table.embeddings.numpy()
-    run = Run(tmp_path, [4, 3, 2, 1])
-    run.fit()
+    run, _ = finished
     changed = (run.model.table.embeddings.numpy() != before).any(axis=1)
     assert changed.tolist() == [True] * 8 + [False] * 2
 
@@ -391,8 +404,8 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data.unlink(), lambda data: data.write_bytes(b"")])
-def test_an_unreadable_best_epoch_is_reported_with_what_to_delete(tmp_path, damage):
-    Run(tmp_path / "refit", [4, 3, 2, 1]).fit()
+def test_an_unreadable_best_epoch_is_reported_with_what_to_delete(finished, tmp_path, damage):
+    shutil.copytree(finished[0].directory, tmp_path / "refit")
     (data,) = (tmp_path / "refit" / "best").glob("*.data-*")
     damage(data)
     with pytest.raises(ValueError, match=r"checkpoint .* cannot be read .*Delete .*model, and"):
@@ -428,12 +441,13 @@ def test_the_two_tower_model_learns_known_structure(data_set, learned_from_click
 def test_a_loaded_model_is_compiled_with_fresh_optimizers(data_set, trained):
     ranker, *_ = ranker_training.load_ranker(data_set, trained / "ranker")
     towers, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
-    ranker.compile(training.dense_and_sparse(ranker, 1e-3, 0.1, steps=2))
-    towers.compile(training.dense_and_sparse(towers, 1e-3, 0.1, steps=2))
-    for model in (ranker, towers):
+    for model, batches in (
+        (ranker, data_set.batches("train", 64)),
+        (towers, data_set.clicked("train", 64)),
+    ):
+        model.compile(training.dense_and_sparse(model, 1e-3, 0.1, steps=2), run_eagerly=True)
         assert [int(optimizer.iterations) for optimizer in model.optimizer.optimizers] == [0, 0]
-    ranker.fit(data_set.batches("train", 64).take(2), verbose=0)
-    towers.fit(data_set.clicked("train", 64).take(2), verbose=0)
+        model.fit(batches.take(2), verbose=0)
 
 
 def test_calibrated_click_probabilities_have_the_observed_mean(data_set, trained):
