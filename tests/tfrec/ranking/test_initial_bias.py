@@ -55,7 +55,7 @@ def test_a_scale_survives_a_round_trip(scale):
 
 
 def test_heads_without_weights_predict_the_rates_of_the_log(data_set, ranker_config):
-    model = ranker_training.build_ranker(data_set, ranker_config)
+    model = ranker_training.build_ranker(data_set, ranker_config, [], [])
     ranker_training.start(model, data_set)
     for head in model.head_layers.values():
         head.kernel.assign(tf.zeros_like(head.kernel))
@@ -84,5 +84,6 @@ def test_heads_start_from_many_rows_if_windows_have_few(data_set, ranker_config,
         return from_labels(labels, offsets)
 
     monkeypatch.setattr(initial_bias, "from_labels", recorded)
-    ranker_training.start(ranker_training.build_ranker(data_set, ranker_config), data_set)
+    model = ranker_training.build_ranker(data_set, ranker_config, [], [])
+    ranker_training.start(model, data_set)
     assert [len(labels) for labels in clicks] == [2 * len(window["click"])]

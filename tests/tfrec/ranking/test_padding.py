@@ -1,7 +1,6 @@
 """Padding changes no score: in short histories, and in short lists of candidates."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
@@ -85,8 +84,11 @@ def test_a_ranker_s_scores_do_not_change_with_the_width_of_short_histories(is_ti
     narrow = loud(ranker(3, is_tied), scale=0.4, seed=1)
     wide = widened(ranker(9, is_tied), narrow)
     expected = narrow({"query": queries(3, "right"), "ad": ads()})
-    for score in (wide.score, functools.partial(exported.score_candidates, wide)):
-        found = score(queries(9, side), ads())
+    query = queries(9, side)
+    for found in (
+        wide.logits({"query": query, "ad": ads()}),
+        exported.score_candidates(wide, query, ads()),
+    ):
         for head, values in found.items():
             np.testing.assert_allclose(values, expected[head], rtol=1e-4, atol=1e-4)
     # The positions that only the wide model has do matter.

@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def model(data_set, ranker_config):
-    return loud(ranking.build_ranker(data_set, ranker_config))
+    return loud(ranking.build_ranker(data_set, ranker_config, [], []))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_served_values_are_probabilities_and_engagement_needs_a_click(among_500)
 @pytest.mark.parametrize("num_blocks", [0, 1])
 def test_the_gradient_reaches_every_trainable_variable(num_blocks, data_set, ranker_config):
     config = dataclasses.replace(ranker_config, num_blocks=num_blocks)
-    model = loud(ranking.build_ranker(data_set, config))
+    model = loud(ranking.build_ranker(data_set, config, [], []))
     batch = next(iter(data_set.batches("train", 64)))
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)

@@ -130,7 +130,7 @@ def test_a_kept_unclicked_row_counts_for_the_dropped_ones():
 
 def test_losses_are_weighted_in_the_model(data_set, ranker_config):
     config = dataclasses.replace(ranker_config, engagement_weight=0.5, revenue_weight=0.25)
-    model = ranking.build_ranker(data_set, config)
+    model = ranking.build_ranker(data_set, config, [], [])
     batch = next(iter(data_set.batches("train", 64)))
     total = float(model.compute_loss(batch))
     parts = {metric.name: float(metric.result()) for metric in model.metrics}
@@ -140,14 +140,17 @@ def test_losses_are_weighted_in_the_model(data_set, ranker_config):
 
 @pytest.mark.trains
 def test_stock_tasks_drop_in_and_train(data_set, ranker_config):
-    model = ranking.build_ranker(data_set, ranker_config)
+    config = dataclasses.replace(ranker_config, num_blocks=0)
+    model = ranking.build_ranker(data_set, config, [], [])
     entropy = tf.keras.losses.BinaryCrossentropy(from_logits=True)
     auc = tf.keras.metrics.AUC(from_logits=True, name="click_auc")
     model.tasks = {
         "click": tfrs.tasks.Ranking(entropy, metrics=[auc]),
         "engagement": tfrs.tasks.Ranking(entropy),
     }
-    model.compile(tf.keras.optimizers.Adam(0.01))
+    optimizer = tf.keras.optimizers.Adam(0.01)
+    optimizer.build(model.trainable_variables)  # Otherwise Keras traces the first step twice.
+    model.compile(optimizer)
     history = model.fit(
         data_set.batches_of_like_lists("train", 64, seed=1), epochs=3, verbose=0
     ).history
