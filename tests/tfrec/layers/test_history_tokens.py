@@ -174,9 +174,9 @@ def trained_predictions(data_set, config, directory, epochs):
     """Returns the predictions of the test split by a ranker that is trained for long enough."""
     sizes = {"field_dim": 16, "model_dim": 32, "epochs": epochs, "patience": 6, "batch_size": 128}
     options = dataclasses.replace(config, learning_rate=0.01, **sizes)
-    ranking.train_ranker(data_set, options, directory)
-    model, _, _ = ranking.load_ranker(data_set, directory)
-    return ranking.predict_split(model, data_set, "test")
+    trained = tf.keras.callbacks.Callback()
+    ranking.train_ranker(data_set, options, directory, callbacks=[trained])
+    return ranking.predict_split(trained.model, data_set, "test")
 
 
 @pytest.mark.trains

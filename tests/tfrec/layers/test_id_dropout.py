@@ -202,6 +202,6 @@ def test_rates_make_up_for_oov_values_that_training_rows_lack(new_users, ranker_
         # Four standard errors of 2,000 rows, and the share of kept ids magnifies them.
         assert list(rates) == ["user"]
         assert rates["user"] == pytest.approx((0.8 - kept) / (1 - kept), abs=0.05)
-    model = ranker_training.build_ranker(new_users, ranker_config)
+    model = ranker_training.build_ranker(new_users, ranker_config, [], [])
     ranker_training.start(model, new_users)
     assert model.id_dropout.rates == {"user": 0.05, **rates}

@@ -184,6 +184,6 @@ def test_positions_are_not_used_with_sampled_negatives(logged, ranker_config):
     assert ranking.knows_positions(logged)
     sampled = reader.DataSet(logged.directory)
     sampled.description.splits["train"].sampled = 5
-    assert ranking.build_ranker(sampled, ranker_config).position_bias is None
+    assert ranking.build_ranker(sampled, ranker_config, [], []).position_bias is None
     unaware = dataclasses.replace(ranker_config, num_positions=0)
-    assert ranking.build_ranker(logged, unaware).position_bias is None
+    assert ranking.build_ranker(logged, unaware, [], []).position_bias is None

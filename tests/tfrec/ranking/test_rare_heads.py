@@ -201,6 +201,7 @@ def test_fitted_machines_and_shares_are_restored(data_set, ranker_config, tmp_pa
     numbers = [[field for field in fields if field.kind == "numeric"] for fields in sides]
     pairs = list(zip(*numbers, strict=False))[:2]
     monkeypatch.setattr(layers, "find_comparisons", lambda *_: pairs)
+    monkeypatch.setattr(layers, "find_pair_rates", lambda *_: [])
     config = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
     ranking.train_ranker(data_set, config, tmp_path)
     # The fields are not chosen again.
