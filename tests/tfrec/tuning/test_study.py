@@ -38,10 +38,7 @@ PARABOLA = tuning.Stage(
 FOREVER = 1e9
 
 
-def tiny_ranker(ranker_config):
-    space = {"learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True)}
-    defaults = dataclasses.replace(ranker_config, num_blocks=0, epochs=2)
-    return dataclasses.replace(tuning.RANKER, defaults=defaults, space=space)
+RATES = {"learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True)}
 
 
 def test_a_study_begins_with_the_defaults_and_approaches_the_best(data_set, tmp_path):
@@ -188,12 +185,18 @@ def test_the_defaults_are_in_the_space(stage):
 
 
 @pytest.fixture(scope="module")
+def towers(retrieval_config):
+    defaults = dataclasses.replace(retrieval_config, epochs=2, refit=False, click_factors=False)
+    return dataclasses.replace(tuning.RETRIEVAL, defaults=defaults, space=RATES)
+
+
+@pytest.fixture(scope="module")
 def directory_of_whole(tmp_path_factory):
     return tmp_path_factory.mktemp("studies") / "whole"
 
 
 @pytest.fixture(scope="module")
-def whole(data_set, ranker_config, directory_of_whole, deterministic):
+def whole(without_test_rows, towers, directory_of_whole, deterministic):
     """An uninterrupted study of one trial; what a kill would leave is copied next to it."""
     count = itertools.count()
 
@@ -203,8 +206,9 @@ def whole(data_set, ranker_config, directory_of_whole, deterministic):
             shutil.copytree(directory_of_whole, directory_of_whole.with_name("killed"))
         return 0.0
 
-    stage = tiny_ranker(ranker_config)
-    return tuning.tune(stage, data_set, directory_of_whole, FOREVER, clock=clock, max_trials=1)
+    return tuning.tune(
+        towers, without_test_rows, directory_of_whole, FOREVER, clock=clock, max_trials=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +221,13 @@ def without_test_rows(data_set, tmp_path_factory):
 
 
 @pytest.mark.trains
-def test_a_killed_study_ends_like_an_uninterrupted_one_without_test_rows(
-    without_test_rows, ranker_config, whole, directory_of_whole
+def test_a_killed_study_of_towers_ends_like_an_uninterrupted_one_without_test_rows(
+    without_test_rows, towers, whole, directory_of_whole
 ):
     killed = directory_of_whole.with_name("killed")
     history = json.loads((killed / "trial_0" / "history.json").read_text())
     assert len(history) == 1
-    stage = tiny_ranker(ranker_config)
-    resumed = tuning.tune(stage, without_test_rows, killed, FOREVER, max_trials=1)
+    resumed = tuning.tune(towers, without_test_rows, killed, FOREVER, max_trials=1)
     assert resumed.trials == whole.trials
     assert resumed.trials[0].state == "complete"
     assert resumed.trials[0].epochs == 2
@@ -232,11 +235,8 @@ def test_a_killed_study_ends_like_an_uninterrupted_one_without_test_rows(
 
 
 @pytest.mark.trains
-def test_a_study_of_retrieval_reads_no_test_rows(without_test_rows, retrieval_config, tmp_path):
-    towers = dataclasses.replace(
-        tuning.RETRIEVAL,
-        defaults=dataclasses.replace(retrieval_config, epochs=1, refit=False),
-        space={"learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True)},
-    )
-    tuned = tuning.tune(towers, without_test_rows, tmp_path, FOREVER, max_trials=1)
+def test_a_study_of_rankers_reads_no_test_rows(without_test_rows, ranker_config, tmp_path):
+    defaults = dataclasses.replace(ranker_config, num_blocks=0, epochs=1)
+    ranker = dataclasses.replace(tuning.RANKER, defaults=defaults, space=RATES)
+    tuned = tuning.tune(ranker, without_test_rows, tmp_path, FOREVER, max_trials=1)
     assert tuned.best.epochs == 1
