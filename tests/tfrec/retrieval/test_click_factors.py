@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import catalog_stub
 import logs
@@ -164,13 +165,21 @@ def test_joined_embeddings_order_ads_by_the_sum_of_both_scores(tastes, untrained
     np.testing.assert_allclose(scores, scale[:, None] * expected, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def one_epoch(retrieval_config):
+    return dataclasses.replace(retrieval_config, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def with_factors(tastes, one_epoch, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("with_factors")
+    retrieval.train_two_tower(tastes, one_epoch, directory)
+    return directory
+
+
 @pytest.mark.trains
-def test_a_trained_model_has_factors_of_the_clicks_of_both_splits(
-    tastes, retrieval_config, tmp_path
-):
-    weak = dataclasses.replace(retrieval_config, epochs=1)
-    retrieval.train_two_tower(tastes, weak, tmp_path)
-    description = json.loads((tmp_path / "retrieval.json").read_text())
+def test_a_trained_model_has_factors_of_the_clicks_of_both_splits(tastes, one_epoch, with_factors):
+    description = json.loads((with_factors / "retrieval.json").read_text())
     chosen = description["click_factors"]
     scale, count = chosen["scale"], chosen["count"]
     best = max(entry[retrieval_validation.METRIC] for entry in description["history"])
@@ -178,32 +187,39 @@ def test_a_trained_model_has_factors_of_the_clicks_of_both_splits(
     assert chosen["recall"][metric] > chosen["recall_without"][metric] == pytest.approx(best)
     every = layers.ClickedAds(*retrieval.read_pairs(tastes, retrieval.REFIT_SPLITS))
     expected = click_factors.fit(tastes.fitted, tastes.catalog(), every).scaled(scale, count)
-    stored = click_factors.ClickFactors.load(tmp_path)
+    stored = click_factors.ClickFactors.load(with_factors)
     np.testing.assert_array_equal(stored.users, expected.users)
     np.testing.assert_array_equal(stored.ads, expected.ads)
-    model, _ = retrieval.load_two_tower(tastes, tmp_path)
-    size = model.ad_tower(tf.constant([[1]])).shape[1] - retrieval_config.embedding_dim
+    model, _ = retrieval.load_two_tower(tastes, with_factors)
+    size = model.ad_tower(tf.constant([[1]])).shape[1] - one_epoch.embedding_dim
     assert size > expected.ads.shape[1]
     assert size % 16 == 0
-    content = (tmp_path / click_factors.FILE).read_bytes()
-    (tmp_path / click_factors.FILE).write_bytes(content[: len(content) // 2])
+
+
+def test_factors_that_are_damaged_or_lost_can_be_fitted_again(tmp_path):
+    path = tmp_path / click_factors.FILE
+    click_factors.ClickFactors(np.ones((3, 2)), np.ones((4, 2)), (0, 0)).save(tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
         ValueError, match=r"click_factors.npz cannot be read .* the trained towers are kept"
     ):
-        retrieval.load_two_tower(tastes, tmp_path)
-    (tmp_path / click_factors.FILE).unlink()
+        click_factors.ClickFactors.load(tmp_path)
+    path.unlink()
     with pytest.raises(
         FileNotFoundError, match=r"No .*click_factors.npz. Delete .*retrieval.json and train"
     ):
-        retrieval.load_two_tower(tastes, tmp_path)
+        click_factors.ClickFactors.load(tmp_path)
 
 
 @pytest.mark.trains
-def test_factors_can_be_left_out(tastes, retrieval_config, tmp_path):
-    (tmp_path / click_factors.FILE).write_bytes(b"of another training")
-    options = {"click_factors": False, "epochs": 1, "refit": False}
-    retrieval.train_two_tower(tastes, dataclasses.replace(retrieval_config, **options), tmp_path)
-    model, description = retrieval.load_two_tower(tastes, tmp_path)
+def test_factors_can_be_left_out(tastes, one_epoch, with_factors, tmp_path):
+    """The factors of the training before are deleted; its epochs are kept."""
+    directory = shutil.copytree(with_factors, tmp_path / "without")
+    for name in ("retrieval.json", "config.json"):
+        (directory / name).unlink()
+    options = {"click_factors": False, "refit": False}
+    retrieval.train_two_tower(tastes, dataclasses.replace(one_epoch, **options), directory)
+    model, description = retrieval.load_two_tower(tastes, directory)
     assert "click_factors" not in description
-    assert not (tmp_path / click_factors.FILE).exists()
-    assert model.ad_tower(tf.constant([[1]])).shape == [1, retrieval_config.embedding_dim]
+    assert not (directory / click_factors.FILE).exists()
+    assert model.ad_tower(tf.constant([[1]])).shape == [1, one_epoch.embedding_dim]
