@@ -35,6 +35,8 @@ _TIME_FORMATS = (
     "%b %d %Y %I:%M%p", "%d-%b-%y %I.%M.%S.%f %p", "%a %b %d %H:%M:%S %Y",
     "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
 )  # fmt: skip
+# All of these formats have four digits and a separator.
+_DATE = re.compile(r"(?=.*[\s./-])(\D*\d){4}", re.DOTALL)
 # An id with letters, such as B000052YNS.
 _CODE = re.compile(r"(?=\D*\d)[A-Za-z0-9_-]{4,}")
 # Dates as digits, by the number of digits.
@@ -150,6 +152,8 @@ def time_format(values: Sequence[str], counts: np.ndarray) -> str | None:
     formats = _time_formats(probe, counts[::step])
     if formats:
         return formats[0]
+    if not any(value.isdecimal() and len(value) in _DIGITS for value in probe):
+        return None
     times = [value for value, time in zip(probe, parse_times(probe), strict=True) if time == time]
     return _format_of_digits(times)
 
@@ -162,8 +166,10 @@ def _time_formats(values: Sequence[str], weights: np.ndarray) -> list[str]:
     """
     rejected: dict[str | None, float] = {}
     steps: dict[str | None, float] = {}
-    for candidate in (None, *_TIME_FORMATS):
-        if np.isnan(parse_times(values[:20], candidate)).mean() > 0.5:
+    first = values[:20]
+    are_dates = 2 * sum(_DATE.match(value) is not None for value in first) >= len(first)
+    for candidate in (None, *(_TIME_FORMATS if are_dates else ())):
+        if np.isnan(parse_times(first, candidate)).mean() > 0.5:
             continue
         times = parse_times(values, candidate)
         is_odd = np.isnan(times)
