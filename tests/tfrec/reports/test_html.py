@@ -63,11 +63,28 @@ def reports(data_set, trained, synthetic_log):
     return with_truth, with_truth.model_copy(update={"funnel": funnel})
 
 
+NO_SEGMENTS = evaluation_report.SegmentQuality(by=[], heads={}, absent={})
+
+
+@pytest.fixture(scope="module")
+def page_with_truth(reports):
+    return report_html.render_report(reports[0], "synthetic")
+
+
+@pytest.fixture(scope="module")
+def page_without_truth(reports):
+    """The figures of segments, which take most of the time, are those of the other page."""
+    report = reports[1].model_copy(update={"segments": NO_SEGMENTS, "curves": {}})
+    return report_html.render_report(report, "<script>alert(1)</script>")
+
+
+def words_of(page):
+    return " ".join(" ".join(Page(page).words).split())
+
+
 @pytest.mark.trains
-def test_the_page_has_every_figure_and_no_outside_assets(reports):
-    with_truth, _ = reports
-    text = report_html.render_report(with_truth, "synthetic")
-    page = Page(text)
+def test_the_page_has_every_figure_and_no_outside_assets(page_with_truth):
+    page = Page(page_with_truth)
     assert page.sections == [
         "summary", "funnel", "click", "engagement", "revenue", "segments",
         "retrieval", "reading",
@@ -78,15 +95,17 @@ def test_the_page_has_every_figure_and_no_outside_assets(reports):
         assert f"Predicted scores of {head}" in page.titles
     assert {"Funnel of utility", "Funnel of click"} <= set(page.titles)
     assert sum(title.startswith("Quality by") for title in page.titles) == 8
-    ids = re.findall(r'\bid="([^"]+)"', text)
+    ids = re.findall(r'\bid="([^"]+)"', page_with_truth)
     assert len(ids) == len(set(ids))
 
 
 @pytest.mark.trains
-def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure(reports):
+def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure(
+    reports, page_with_truth
+):
     with_truth, real = reports
     ranker = with_truth.funnel.utilities["utility"].over_all_ads
-    words = " ".join(" ".join(Page(report_html.render_report(with_truth, "x")).words).split())
+    words = words_of(page_with_truth)
     text = report_text.report_as_text(with_truth)
     for shown in (words, text):
         assert f"best possible, {ranker.requests} requests" in shown
@@ -108,14 +127,13 @@ def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure
 
 
 @pytest.mark.trains
-def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(reports):
+def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(
+    reports, page_without_truth
+):
     _, real = reports
-    text = report_html.render_report(real, "<script>alert(1)</script>")
-    page = Page(text)
-    assert "Funnel of clicks" in page.titles
-    assert "&lt;script&gt;" in text
-    words = " ".join(" ".join(page.words).split())
-    for shown in (words, " ".join(report_text.report_as_text(real).split())):
+    assert "Funnel of clicks" in Page(page_without_truth).titles
+    assert "&lt;script&gt;" in page_without_truth
+    for shown in (words_of(page_without_truth), " ".join(report_text.report_as_text(real).split())):
         assert "A lower share for the latter therefore does not mean a worse order" in shown
         assert "for comparison: ranker by click alone" in shown
         assert "with the default weights" in shown
@@ -140,18 +158,21 @@ def test_the_text_counts_one_click_in_the_singular(reports):
 def test_the_page_says_that_lists_leave_out_what_was_clicked(reports):
     _, real = reports
     funnel = real.funnel.model_copy(update={"leaves_out_seen": True})
-    text = report_html.render_report(real.model_copy(update={"funnel": funnel}), "x")
-    assert "of the held-out clicks repeat an earlier click" in " ".join(Page(text).words)
+    report = real.model_copy(update={"funnel": funnel, "ranker": {}, "segments": NO_SEGMENTS})
+    page = report_html.render_report(report, "x")
+    assert "of the held-out clicks repeat an earlier click" in words_of(page)
 
 
 @pytest.mark.trains
-def test_weights_are_named_only_if_there_is_a_ranker(reports):
+def test_weights_are_named_only_if_there_is_a_ranker(reports, page_without_truth):
     _, real = reports
-    segments = evaluation_report.SegmentQuality(by=[], heads={}, absent={})
-    retrieval_alone = real.model_copy(update={"ranker": {}, "segments": segments})
-    for report, is_told in ((real, True), (retrieval_alone, False)):
-        words = " ".join(" ".join(Page(report_html.render_report(report, "x")).words).split())
-        assert ("ads are ranked with weights for clicks alone;" in words) is is_told
+    retrieval_alone = real.model_copy(update={"ranker": {}, "segments": NO_SEGMENTS})
+    page_alone = report_html.render_report(retrieval_alone, "x")
+    for report, page, is_told in (
+        (real, page_without_truth, True),
+        (retrieval_alone, page_alone, False),
+    ):
+        assert ("ads are ranked with weights for clicks alone;" in words_of(page)) is is_told
         text = report_text.report_as_text(report)
         assert ("Retrieval with weights for clicks alone, " in text) is is_told
 
