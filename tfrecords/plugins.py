@@ -85,10 +85,7 @@ class Registry(Generic[Found]):
         """Returns whether a reference is a built-in name; warns if a package also offers it."""
         if not isinstance(reference, str) or reference not in self._built_in:
             return False
-        for entry in metadata.entry_points(group=self.group, name=reference):
-            if entry.value != self._built_in[reference]:
-                package = entry.dist.name if entry.dist else "an installed package"
-                _warn_of_shadowed(self._kind, reference, package, entry.value)
+        _warn_if_shadowed(self._kind, self.group, reference, self._built_in[reference])
         return True
 
     def _find(self, reference: str) -> Any:
@@ -338,13 +335,18 @@ def _is_of_user(module: types.ModuleType) -> bool:
     return not any(path.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
 
 
-@functools.cache  # Once in a process.
-def _warn_of_shadowed(kind: str, name: str, package: str, value: str) -> None:
-    _logger.warning(
-        "The %s %r of the package %s is not used: there is a built-in one of this name. Name it as "
-        "%s, or rename it in the package.",
-        *(kind, name, package, value),
-    )
+@functools.cache  # Reading the entry points of 200 packages takes 10 ms.
+def _warn_if_shadowed(kind: str, group: str, name: str, built_in: str) -> None:
+    for entry in metadata.entry_points(group=group, name=name):
+        if entry.value != built_in:
+            _logger.warning(
+                "The %s %r of the package %s is not used: there is a built-in one of this name. "
+                "Name it as %s, or rename it in the package.",
+                kind,
+                name,
+                entry.dist.name if entry.dist else "an installed package",
+                entry.value,
+            )
 
 
 @functools.cache  # Once for each edit.
