@@ -95,22 +95,25 @@ def test_a_tower_that_reads_no_ads_keeps_its_initial_weights():
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
-    """500 users, each with one of fifty tastes, who clicked eight of the thirty ads of that taste.
+    """300 users, each with one of thirty tastes, who clicked eight of the thirty ads of that taste.
 
     An ad has 2.7 clicks, so it is learned almost only from who else clicked it.
     """
     directory = tmp_path_factory.mktemp("sparse")
-    return logs.converted_tastes(directory, users=500, tastes=50, ads=30, clicks=8, seed=5)
+    return logs.converted_tastes(directory, users=300, tastes=30, ads=30, clicks=8, seed=5)
 
 
 @pytest.mark.trains
 def test_a_sparse_log_of_ids_is_learned_in_a_few_epochs(sparse, retrieval_config, tmp_path):
-    config = dataclasses.replace(retrieval_config, field_dim=16, epochs=4, refit=False)
+    config = dataclasses.replace(
+        retrieval_config, field_dim=16, epochs=4, refit=False, click_factors=False
+    )
     retrieval.train_two_tower(sparse, config, tmp_path)
     model, _ = retrieval.load_two_tower(sparse, tmp_path)
     clicks = retrieval.read_clicks(sparse, "test")
     ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalog().features))
     top = retrieval.exact_top_k(model.query_tower(clicks.query).numpy(), ads, 30)
     taste = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
-    # By chance, a fiftieth of the first thirty ads would match the taste.
-    assert (taste[top] == taste[clicks.ad_rows][:, None]).mean() > 0.5
+    # By chance, a thirtieth of the first thirty ads would match the taste. With three seeds, 0.55 to
+    # 0.59 match, and 0.12 to 0.29 if the query tower starts from its own weights.
+    assert (taste[top] == taste[clicks.ad_rows][:, None]).mean() > 0.42
