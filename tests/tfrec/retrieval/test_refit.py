@@ -98,6 +98,13 @@ def test_without_a_refit_the_best_epoch_is_loaded(data_set, retrieval_config, to
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.fixture
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 class Killed(Exception):
     """Stands for a process that is killed."""
 
@@ -124,22 +131,25 @@ def test_a_refit_counts_the_clicks_of_both_splits(retrieval_config, tmp_path, mo
 
 
 @pytest.mark.trains
+@pytest.mark.filterwarnings("ignore:Even though the")  # Data pipelines are not run eagerly.
 def test_a_killed_refit_resumes_after_its_last_complete_epoch(
-    data_set, retrieval_config, to_be_refitted, monkeypatch
+    data_set, retrieval_config, to_be_refitted, monkeypatch, eager
 ):
     class KilledInSecondPass(tf.keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if int(self.model.optimizer.iterations) == self.params["steps"] + 2:
                 raise Killed
 
-    # Two epochs, so that one is whole before the kill.
+    # Two epochs, so that one is whole before the kill; of few steps, which tracing would outlast.
     monkeypatch.setattr(training, "best_epoch", lambda history, plan: 1)
+    monkeypatch.setattr(retrieval_training, "_MIN_BATCHES", 2)
+    config = dataclasses.replace(retrieval_config, batch_size=512)
     with pytest.raises(Killed):
         retrieval.train_two_tower(
-            data_set, retrieval_config, to_be_refitted, callbacks=[KilledInSecondPass()]
+            data_set, config, to_be_refitted, callbacks=[KilledInSecondPass()]
         )
     path = to_be_refitted / "refit" / "history.json"
     (first,) = json.loads(path.read_text())
-    retrieval.train_two_tower(data_set, retrieval_config, to_be_refitted)
+    retrieval.train_two_tower(data_set, config, to_be_refitted)
     assert [entry["epoch"] for entry in json.loads(path.read_text())] == [1, 2]
     assert json.loads(path.read_text())[0] == first

@@ -83,8 +83,8 @@ def test_the_stock_task_drops_in_and_trains(data_set, retrieval_config):
     model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     model.task = tfrs.tasks.Retrieval(temperature=0.1)
     model.compile(tf.keras.optimizers.Adagrad(0.1))
-    batches = data_set.clicked("train", 64, seed=1)
-    losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
+    batches = data_set.clicked("train", 64, seed=1).take(8).cache()
+    losses = model.fit(batches, epochs=2, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
 
 

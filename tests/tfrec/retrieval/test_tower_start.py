@@ -114,6 +114,6 @@ def test_a_sparse_log_of_ids_is_learned_in_a_few_epochs(sparse, retrieval_config
     ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalog().features))
     top = retrieval.exact_top_k(model.query_tower(clicks.query).numpy(), ads, 30)
     taste = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
-    # By chance, a thirtieth of the first thirty ads would match the taste. With three seeds, 0.55 to
-    # 0.59 match, and 0.12 to 0.29 if the query tower starts from its own weights.
+    # By chance, a thirtieth of the first thirty ads would match the taste. With three seeds, 0.55
+    # to 0.59 match, and 0.12 to 0.29 if the query tower starts from its own weights.
     assert (taste[top] == taste[clicks.ad_rows][:, None]).mean() > 0.42
