@@ -72,7 +72,7 @@ def log(num_requests=300, seed=0):
     )
 
 
-def converted(frame, schema, directory, rows_per_chunk=100, workers=2, **options):
+def converted(frame, schema, directory, rows_per_chunk=250, workers=2, **options):
     directory.parent.mkdir(parents=True, exist_ok=True)
     path = directory.with_suffix(".csv")
     frame.to_csv(path, index=False)

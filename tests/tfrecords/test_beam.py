@@ -23,7 +23,21 @@ from tfrecords.splits import SPLITS
 pytestmark = pytest.mark.process
 
 
-def test_each_chunk_is_converted_once_by_the_pipeline_and_to_the_same_bytes(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return plain_log(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def local_files(source, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("local") / "data"
+    convert.convert(source, directory)
+    return logs.files(directory)
+
+
+def test_each_chunk_is_converted_once_by_the_pipeline_and_to_the_same_bytes(
+    source, local_files, tmp_path, monkeypatch
+):
     done = collections.Counter()
     once = conversion.Workspace.once
 
@@ -34,8 +48,7 @@ def test_each_chunk_is_converted_once_by_the_pipeline_and_to_the_same_bytes(tmp_
 
         return once(space, stage, index, counting)
 
-    source, directory, running = plain_log(tmp_path), tmp_path / "beam", ["driver"]
-    convert.convert(source, tmp_path / "local")
+    directory, running = tmp_path / "beam", ["driver"]
     run = beam._run
 
     def run_marked(*args):
@@ -46,7 +59,7 @@ def test_each_chunk_is_converted_once_by_the_pipeline_and_to_the_same_bytes(tmp_
     monkeypatch.setattr(conversion.Workspace, "once", counted)
     monkeypatch.setattr(beam, "_run", run_marked)
     convert.convert(beam.on_beam(source, directory), directory)
-    assert logs.files(directory) == logs.files(tmp_path / "local")
+    assert logs.files(directory) == local_files
     chunks = range(len(list(source.open().chunks())))
     by_pipeline = {
         (stage, index, "pipeline"): 1
@@ -68,7 +81,7 @@ def test_a_zipped_log_is_converted_to_the_same_bytes_without_shared_memory(tmp_p
 def test_rates_are_the_same(tmp_path):
     history_logs.log().to_csv(tmp_path / "log.csv", index=False)
     schema = history_logs.schema_with_rates()
-    source = convert.Source(tmp_path / "log.csv", schema, "tabular", rows_per_chunk=100)
+    source = convert.Source(tmp_path / "log.csv", schema, "tabular", rows_per_chunk=300)
     local, on_beam = converted_both_ways(source, tmp_path)
     assert local == on_beam
 
@@ -101,15 +114,15 @@ def test_scattered_requests_and_sampled_negatives_are_the_same(tmp_path):
     assert description["splits"]["train"]["sampled"] > 0
 
 
-def test_another_process_gives_the_same_bytes(tmp_path):
+def test_another_process_gives_the_same_bytes(source, local_files, tmp_path):
     arguments = "--direct_running_mode=multi_processing", "--direct_num_workers=1"
-    local, on_beam = converted_both_ways(plain_log(tmp_path), tmp_path, arguments)
-    assert local == on_beam
+    directory = tmp_path / "beam"
+    convert.convert(beam.on_beam(source, directory, arguments), directory)
+    assert logs.files(directory) == local_files
 
 
-def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
-    source, directory = plain_log(tmp_path), tmp_path / "beam"
-    convert.convert(source, tmp_path / "local")
+def test_a_failed_pipeline_is_named_and_resumed(source, local_files, tmp_path, monkeypatch):
+    directory = tmp_path / "beam"
 
     def failing(index, job):
         if index == 3:
@@ -131,7 +144,7 @@ def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
     run = beam._run
     monkeypatch.setattr(beam, "_run", check_kept)
     convert.convert(beam.on_beam(source, directory), directory)
-    assert logs.files(directory) == logs.files(tmp_path / "local")
+    assert logs.files(directory) == local_files
 
 
 @pytest.mark.parametrize(
@@ -161,9 +174,9 @@ class Payload:
         return pathlib.Path.touch, (self.path,)
 
 
-def test_no_file_of_the_shared_workspace_can_execute_code(tmp_path, monkeypatch):
+def test_no_file_of_the_shared_workspace_can_execute_code(source, tmp_path, monkeypatch):
     """An attacker who can write to the workspace replaces every file by a pickle."""
-    source, directory = plain_log(tmp_path), tmp_path / "beam"
+    directory = tmp_path / "beam"
 
     def attacked(notes, job):
         reached = split(notes, job)

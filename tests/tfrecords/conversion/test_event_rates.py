@@ -79,10 +79,16 @@ def expected(data_set, frame):
     return found
 
 
-def test_each_row_has_the_rates_before_its_request(tmp_path):
+@pytest.fixture(scope="module")
+def in_one_chunk(tmp_path_factory):
+    """Converted rates of `log(150)`."""
+    directory = tmp_path_factory.mktemp("rates") / "one"
+    return converted(log(150), schema_with_rates(), directory, 10_000, workers=1)
+
+
+def test_each_row_has_the_rates_before_its_request(in_one_chunk):
     frame = log(150)
-    data_set = converted(frame, schema_with_rates(), tmp_path / "data")
-    found, wanted = encoded(data_set, frame), expected(data_set, frame)
+    found, wanted = encoded(in_one_chunk, frame), expected(in_one_chunk, frame)
     assert found.keys() == wanted.keys()
     for name, ids in found.items():
         np.testing.assert_array_equal(ids, wanted[name], err_msg=name)
@@ -198,11 +204,13 @@ def test_an_engagement_without_a_click_counts_as_a_click(tmp_path):
     assert table.ad_clicks[0] == pytest.approx(0.5, abs=0.02)
 
 
-def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monkeypatch):
+def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(
+    in_one_chunk, tmp_path, monkeypatch
+):
     frame, schema = log(150), schema_with_rates()
-    first = encoded(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)
+    first = encoded(in_one_chunk, frame)
     monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
-    second = encoded(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
+    second = encoded(converted(frame, schema, tmp_path / "two", 90, workers=3), frame)
     assert first.keys() == second.keys()
     for name, ids in first.items():
         np.testing.assert_array_equal(ids, second[name], err_msg=name)

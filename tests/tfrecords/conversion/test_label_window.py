@@ -57,6 +57,11 @@ def log(log_table, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def data_set(log, tmp_path_factory):
+    return convert(log, tmp_path_factory.mktemp("converted") / "data", workers=1)
+
+
 def convert(path, directory, window=WINDOW, schema=SCHEMA, **options):
     options = {"split": "fraction", "rows_per_chunk": 3_000, **options}
     return logs.converted(
@@ -77,8 +82,8 @@ def rates(data_set):
     return np.nanmean(engagement[click == 1]), known.mean(), np.nanmean(revenue)
 
 
-def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
-    with_window = rates(convert(log, tmp_path / "with"))
+def test_rates_are_right_with_the_window_and_low_without(log, data_set, tmp_path):
+    with_window = rates(data_set)
     # Half of the engagements of the last three days are still to come: 0.5 · 8.5 / 10. A rate of
     # 5,600 clicks is within 0.014, and of 8,000 within 0.011, by two standard errors.
     assert with_window[0] == pytest.approx(ENGAGED, abs=0.014)
@@ -88,8 +93,7 @@ def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
     assert with_window[2] == pytest.approx(0.8, abs=0.03)
 
 
-def test_rows_inside_the_window_are_counted_and_reported(log, log_table, tmp_path):
-    data_set = convert(log, tmp_path / "data")
+def test_rows_inside_the_window_are_counted_and_reported(log_table, data_set):
     # Rows 19,980 to 19,999 are the last thousandth.
     end = np.sort(log_table["time"].to_numpy())[19_979]
     young = int((log_table["time"].to_numpy() > end - WINDOW).sum())
@@ -108,11 +112,10 @@ def files(directory):
 
 
 def test_the_bytes_are_the_same_for_any_number_of_threads_and_after_a_resume(
-    log, tmp_path, monkeypatch
+    log, data_set, tmp_path, monkeypatch
 ):
-    whole = convert(log, tmp_path / "one", workers=1)
     convert(log, tmp_path / "three", workers=3)
-    assert files(tmp_path / "three") == files(whole.directory)
+    assert files(tmp_path / "three") == files(data_set.directory)
 
     def fail(*_):
         raise RuntimeError("the power went")
@@ -122,7 +125,7 @@ def test_the_bytes_are_the_same_for_any_number_of_threads_and_after_a_resume(
         with pytest.raises(RuntimeError):
             convert(log, tmp_path / "broken")
     convert(log, tmp_path / "broken")
-    assert files(tmp_path / "broken") == files(whole.directory)
+    assert files(tmp_path / "broken") == files(data_set.directory)
 
 
 def test_times_in_milliseconds_are_recognized(log_table, tmp_path):

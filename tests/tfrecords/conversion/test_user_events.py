@@ -100,7 +100,7 @@ def test_nothing_depends_on_chunks_workers_or_the_size_of_ranges(tmp_path, monke
     frame, schema = log(150), schema_of()
     first = encoded_histories(converted(frame, schema, tmp_path / "one", 10_000, workers=1), frame)
     monkeypatch.setattr(user_events, "write", functools.partial(user_events.write, max_at_once=50))
-    second = encoded_histories(converted(frame, schema, tmp_path / "two", 37, workers=3), frame)
+    second = encoded_histories(converted(frame, schema, tmp_path / "two", 90, workers=3), frame)
     assert first.keys() == second.keys()
     for key, ids in first.items():
         np.testing.assert_array_equal(ids, second[key], err_msg=str(key))
