@@ -17,7 +17,7 @@ pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
 from beam_logs import SHOP, converted_both_ways, plain_log, shop, zipped_log
 
-from tfrecords import beam, conversion, convert, reader
+from tfrecords import beam, conversion, convert, formats, reader
 from tfrecords.splits import SPLITS
 
 pytestmark = pytest.mark.process
@@ -236,11 +236,11 @@ def test_an_unknown_runner_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_script_writes_what_convert_writes(tmp_path):
-    data_path = f"--data_path={plain_log(tmp_path).path}"
-    run_script("convert.py", data_path, f"--workdir={tmp_path / 'local'}")
-    run_script("convert.py", data_path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner")
-    assert logs.files(tmp_path / "local" / "data") == logs.files(tmp_path / "beam" / "data")
+def test_the_script_writes_what_convert_writes(source, tmp_path):
+    path = f"--data_path={source.path}"
+    run_script("convert.py", path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner")
+    convert.convert(convert.Source(source.path, formats.criteo.schema()), tmp_path / "local")
+    assert logs.files(tmp_path / "beam" / "data") == logs.files(tmp_path / "local")
 
 
 def run_script(name, *flags, status=0):
