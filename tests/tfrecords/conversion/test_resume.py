@@ -61,7 +61,7 @@ def source_of(log, **changes):
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    """A log of six chunks."""
+    """A log of four chunks."""
     world = synthetic.WorldConfig(
         seed=5,
         num_users=100,
@@ -73,7 +73,7 @@ def log(tmp_path_factory):
         num_cities=40,
     )
     directory = tmp_path_factory.mktemp("log")
-    synthetic.write_log(directory, 500, world)
+    synthetic.write_log(directory, 350, world)
     written = synthetic.SyntheticLog(directory)
     plain = schema_lib.load_schema(written.schema)
     listed = (
@@ -174,7 +174,7 @@ def test_a_corrected_custom_format_reads_the_log_again(log, tmp_path, monkeypatc
         with pytest.raises(RuntimeError):
             convert.convert(source, tmp_path / "data")
     begun = tmp_path / ".data.partial" / "work" / "parse"
-    assert len(list(begun.glob("*.json"))) == 6
+    assert len(list(begun.glob("*.json"))) == 4
     module.write_text(f"{module.read_text()}# Corrected.\n")
     importlib.reload(sys.modules["resumed_format"])
     with monkeypatch.context() as patch:
@@ -293,5 +293,7 @@ def test_a_foreign_identity_in_the_workspace_is_replaced(tmp_path):
 
 def test_two_conversions_of_the_same_log_give_the_same_bytes(tmp_path):
     path = logs.write(tmp_path / "log.tsv", logs.rows(300))
-    first = logs.files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory)
-    assert logs.files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory) == first
+    first = logs.files(logs.converted(path, tmp_path / "data", rows_per_chunk=100).directory)
+    assert (
+        logs.files(logs.converted(path, tmp_path / "data", rows_per_chunk=100).directory) == first
+    )
