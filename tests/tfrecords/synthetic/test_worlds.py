@@ -10,6 +10,7 @@ from pyarrow import csv
 from tfrec import metrics
 from tfrecords import schema as schema_lib
 from tfrecords import synthetic
+from tfrecords.synthetic import log as log_lib
 
 pytestmark = pytest.mark.slow
 
@@ -226,7 +227,9 @@ def sequence(tmp_path_factory):
     """A log with long histories, its rows, the ages of its truth, and its world."""
     config = dataclasses.replace(synthetic.WORLDS["sequence"], seed=3, num_users=30, num_ads=600)
     # Three chunks of requests: clicks in one count in the next.
-    log = synthetic.write_log(tmp_path_factory.mktemp("sequence"), 50_000, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_lib, "_REQUESTS_PER_CHUNK", 1_024)
+        log = synthetic.write_log(tmp_path_factory.mktemp("sequence"), 12_500, config)
     world = synthetic.load_world(log.directory)
     with pa.memory_map(str(log.truth)) as source:
         ages = pa.ipc.open_file(source).read_all()["click_ages"].combine_chunks()
