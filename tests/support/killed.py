@@ -1,25 +1,28 @@
 """Runs work in a child process that can be killed at an operation on files.
 
 The processes are forks of a server that has only imported `serving`: a fork of the test's process
-would inherit the locks of TensorFlow's and gRPC's threads.
+would inherit the locks of TensorFlow's and gRPC's threads. The forkserver of `multiprocessing`
+would have imported only what the test that started it needs.
 """
 
+import contextlib
+import functools
+import importlib
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, reduction
 
 from serving import manifest, releases
 
 # The operations on files: module and function.
 OPERATIONS = ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (shutil, "rmtree"))
-
-processes = multiprocessing.get_context("forkserver")
 # What test modules import, so that not each process does.
-processes.set_forkserver_preload(
-    ["serving.releases", "serving.model_server", "serving.service.rest.app", "pytest"]
-)
+MODULES = ("serving.model_server", "serving.service.rest.app", "pytest")
 
 
 def status_of(work: Callable[..., object], *args, at: int | None = None) -> int:
@@ -30,16 +33,63 @@ def status_of(work: Callable[..., object], *args, at: int | None = None) -> int:
         *args: Its arguments.
         at: Operation on files before which the process is killed, from 0. None: not killed.
     """
-    process = processes.Process(target=_run, args=(work, args, at))
-    process.start()
-    process.join()
-    return process.exitcode
+    _start(work, args, at)
+    return _server().recv()
 
 
-def _run(work, args, at):
-    if at is not None:
-        _kill_at(at)
-    work(*args)
+@contextlib.contextmanager
+def running(work: Callable[..., object], *args) -> Iterator[int]:
+    """Yields the id of a child process that runs `work(*args)`, and kills it at the end."""
+    process_id = _start(work, args)
+    try:
+        yield process_id
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
+        status = _server().recv()
+    assert status == -signal.SIGKILL
+
+
+@functools.cache
+def _server():
+    ours, theirs = multiprocessing.Pipe()
+    spawning = multiprocessing.get_context("spawn")
+    spawning.Process(target=_serve, args=(theirs,), daemon=True).start()
+    theirs.close()
+    return ours
+
+
+def _start(work, args, at=None):
+    _server().send_bytes(reduction.ForkingPickler.dumps((work, args, at)))
+    return _server().recv()
+
+
+def _serve(client: connection.Connection) -> None:
+    """Answers each pickled `(work, args, at)` with the id of a fork, and then its exit code."""
+    for name in MODULES:
+        importlib.import_module(name)
+    with contextlib.suppress(EOFError):
+        while True:
+            pickled = client.recv_bytes()
+            process_id = os.fork()
+            if not process_id:
+                _run(pickled)
+            client.send(process_id)
+            client.send(os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]))
+
+
+def _run(pickled):
+    status = 1
+    try:
+        work, args, at = pickle.loads(pickled)
+        if at is not None:
+            _kill_at(at)
+        work(*args)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def _kill_at(left):

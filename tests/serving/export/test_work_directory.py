@@ -1,5 +1,6 @@
 """One process at a time runs steps in a work directory."""
 
+import multiprocessing
 import os
 import threading
 
@@ -10,10 +11,10 @@ from serving import export
 from serving.export import work_directory
 
 
-def hold(directory, held, done):
+def hold(directory, pipe):
     with work_directory.locked(directory):
-        held.set()
-        done.wait()
+        pipe.send("held")
+        pipe.recv()
 
 
 def refusal_of(work):
@@ -49,14 +50,11 @@ def test_a_step_is_refused_while_another_thread_runs_steps_and_the_holder_is_nam
 
 @pytest.mark.process
 def test_a_killed_process_leaves_no_lock(tmp_path):
-    held, done = killed.processes.Event(), killed.processes.Event()
-    process = killed.processes.Process(target=hold, args=(tmp_path, held, done))
-    process.start()
-    assert held.wait(60)
-    named = pytest.raises(BlockingIOError, match=f"^Process {process.pid} is working in ")
-    with named, work_directory.locked(tmp_path):
-        pass
-    process.kill()
-    process.join()
+    ours, theirs = multiprocessing.Pipe()
+    with killed.running(hold, tmp_path, theirs) as process_id:
+        assert ours.poll(60)
+        named = pytest.raises(BlockingIOError, match=f"^Process {process_id} is working in ")
+        with named, work_directory.locked(tmp_path):
+            pass
     with work_directory.locked(tmp_path):
         pass

@@ -477,13 +477,10 @@ def test_readers_see_an_update_once_it_is_committed_even_if_the_clock_stands_sti
 @pytest.mark.process
 def test_acknowledged_updates_survive_a_kill(release):
     ours, theirs = multiprocessing.Pipe()
-    child = killed.processes.Process(target=_kill_target, args=(release.base, theirs))
-    child.start()
     acknowledged = -1
-    for _ in range(30):
-        acknowledged = ours.recv()
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
+    with killed.running(_kill_target, release.base, theirs):
+        for _ in range(30):
+            acknowledged = ours.recv()
     while ours.poll():
         acknowledged = ours.recv()
     with journal_path(release).open("rb") as file:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
@@ -238,10 +239,10 @@ def test_a_named_release_whose_manifest_is_missing_is_not_a_leftover(base, three
     assert state(base) == ([1, 2, 4], 1, 2)
 
 
-def hold(base, held, done):
+def hold(base, pipe):
     _held = in_use.hold(base, 1)
-    held.set()
-    done.wait(60)
+    pipe.send("held")
+    pipe.recv()
 
 
 def test_a_rollback_does_not_make_the_canary_stable(base):
@@ -273,14 +274,11 @@ def test_prune_keeps_the_release_that_a_rollback_goes_to(base, three):
 
 @pytest.mark.process
 def test_a_release_is_in_use_until_its_process_ends_even_if_killed(base):
-    held, done = killed.processes.Event(), killed.processes.Event()
-    process = killed.processes.Process(target=hold, args=(base, held, done))
-    process.start()
-    assert held.wait(60)
-    assert in_use.is_in_use(base, 1)
-    assert releases.prune(base, keep=2).in_use == (1,)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    ours, theirs = multiprocessing.Pipe()
+    with killed.running(hold, base, theirs):
+        assert ours.poll(60)
+        assert in_use.is_in_use(base, 1)
+        assert releases.prune(base, keep=2).in_use == (1,)
     assert not in_use.is_in_use(base, 1)
     assert releases.prune(base, keep=2).removed == (1,)
     with pytest.raises(errors.BundleNotFoundError, match=r"manifests/1\.json is missing"):
