@@ -429,8 +429,9 @@ def test_the_probes_of_a_server_that_has_left_dns_are_ended(tiny_bundle, replica
         assert not gone.check.done()
         records[:] = [replicas[1].address]
         clock.advance(5)
+        short = serving_fixtures.changed(REQUEST, deadline_ms=500)
         while states(service) != {replicas[1].address: True}:
-            await service.recommend(REQUEST)
+            await service.recommend(short)
         # A call to it may fail later.
         service._ranker._check(gone)
         await asyncio.sleep(0)
