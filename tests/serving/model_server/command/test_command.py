@@ -32,7 +32,7 @@ pytestmark = pytest.mark.process
 
 
 # As `python -m serving.model_server`, but with less time for running requests.
-_DRAIN_SECONDS = 2
+_DRAIN_SECONDS = 0.5
 _IMPATIENT = f"""
 from serving import process
 process.share_heaps()
