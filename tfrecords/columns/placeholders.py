@@ -39,9 +39,6 @@ _WRITTEN = {
 }
 # All marks of a text, in order -> sign. Accounting writes negative numbers in parentheses.
 _SIGNS = {"": "", "+": "+", "-": "-", "−": "-", "()": "-"}
-# Placeholders for a missing key.
-_PLACEHOLDERS = pa.array([text for text in NULLS if text])
-_MISSING_KEYS = pa.array(NULLS)
 
 
 def is_missing_number(text: str) -> bool:
@@ -105,7 +102,7 @@ def plain_number(text: str, decimal: str) -> str | None:
 
 def are_missing(keys: pa.Array) -> np.ndarray:
     """Returns whether each of the keys [V], as texts, is empty or a placeholder."""
-    return pc.is_in(keys, _MISSING_KEYS).to_numpy(zero_copy_only=False)
+    return pc.is_in(keys, pa.array(NULLS)).to_numpy(zero_copy_only=False)
 
 
 def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:
@@ -123,7 +120,7 @@ def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:
 
 def _known(column: pa.ChunkedArray) -> pa.ChunkedArray:
     keys = arrow.as_dictionary(column)
-    is_known = pc.invert(pc.is_in(keys.dictionary, _PLACEHOLDERS))
+    is_known = pc.invert(pc.is_in(keys.dictionary, pa.array([text for text in NULLS if text])))
     if not pc.all(is_known).as_py():
         # An index is null where it was null or is of a placeholder.
         indices = pc.if_else(
