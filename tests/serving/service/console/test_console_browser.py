@@ -863,7 +863,8 @@ def test_the_page_fits_a_phone(which, request, open_console):
     assert sizes[2] <= sizes[3]
 
 
-def test_long_field_names_are_readable_and_leave_room_for_values(service_url, open_console):
+@pytest.mark.parametrize("width", [400, 1400])
+def test_long_field_names_are_readable_and_leave_room_for_values(service_url, open_console, width):
     long = "a_field_whose_name_is_longer_than_the_column_that_it_has_in_the_page_of"
 
     def renamed(route):
@@ -873,19 +874,18 @@ def test_long_field_names_are_readable_and_leave_room_for_values(service_url, op
             text = text.replace(f'"{name}"', f'"{long}_{name}"')
         route.fulfill(body=text, content_type="application/json")
 
-    page = open_console(service_url, width=400, routes={"**/v1/*": renamed})
+    page = open_console(service_url, width=width, routes={"**/v1/*": renamed})
     answered(page)
     page.locator("#ads summary").first.click()
-    page.locator("#query-fields summary").click()
     row = page.locator("#ads > li").first.locator("tr", has_text=f"{long}_advertiser")
+    buttons = row.locator("button").last.bounding_box()
+    assert buttons["x"] + buttons["width"] <= width
+    assert row.locator("td").nth(1).bounding_box()["width"] >= 60
+    if page.locator("#query-fields").get_attribute("open") is None:
+        page.locator("#query-fields summary").click()
     label = page.get_by_text(f"{long}_device", exact=True)
-    for width in (400, 1400):
-        page.set_viewport_size({"width": width, "height": 900})
-        buttons = row.locator("button").last.bounding_box()
-        assert buttons["x"] + buttons["width"] <= width
-        assert row.locator("td").nth(1).bounding_box()["width"] >= 60
-        sizes = label.evaluate("({scrollWidth, clientWidth}) => [scrollWidth, clientWidth]")
-        assert sizes[0] <= sizes[1]
+    sizes = label.evaluate("({scrollWidth, clientWidth}) => [scrollWidth, clientWidth]")
+    assert sizes[0] <= sizes[1]
 
 
 def test_every_control_has_a_name_and_every_id_is_unique(page):
