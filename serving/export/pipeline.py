@@ -27,12 +27,7 @@ import pydantic
 import tensorflow as tf
 
 from serving import manifest, releases
-from serving.export import (
-    evaluated_index,
-    release_export,
-    release_gate,
-    step_lines,
-)
+from serving.export import evaluated_index, release_export, release_gate, step_lines
 from serving.export.steps import PRODUCTS, Steps
 from serving.index import INDEX_KINDS, IndexConfig
 from tfrec import calibration, evaluation, ranking, reports, retrieval, training
