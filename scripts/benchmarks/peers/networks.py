@@ -175,7 +175,10 @@ def training_steps(data: peer_data.PeerData, options: NetworkOptions) -> Callabl
 
 def _compiled(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
     model = build(data, options)
-    model.compile(tf.keras.optimizers.Adam(options.learning_rate), _joint_loss(data))
+    optimizer = tf.keras.optimizers.Adam(options.learning_rate)
+    # A step that creates variables is traced twice.
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, _joint_loss(data))
     return model
 
 

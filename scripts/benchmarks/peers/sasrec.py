@@ -141,10 +141,11 @@ class Recommender:
         self._model = SasRec(keys.cardinality, length, embedding_dim, num_blocks, dropout)
         if not len(sequences):
             return
-        self._model.compile(
-            tf.keras.optimizers.Adam(learning_rate, beta_2=0.98),
-            _softmax_of_clicks,
-        )
+        optimizer = tf.keras.optimizers.Adam(learning_rate, beta_2=0.98)
+        # A step that creates variables is traced twice.
+        self._model(sequences[:1, :-1])
+        optimizer.build(self._model.trainable_variables)
+        self._model.compile(optimizer, _softmax_of_clicks)
         mean_clicks = (sequences > 0).sum(axis=1).mean()
         per_pass = math.ceil(len(sequences) / mean_clicks)
         drawn = reader.without_tuning(tf.data.Dataset.from_tensor_slices(sequences))
