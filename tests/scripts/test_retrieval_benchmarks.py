@@ -15,6 +15,13 @@ SMALL = (
     "--hidden_dim=32",
     "--field_dim=4",
     "--batch_size=256",
+    # Building a graph takes most of the time.
+    "--num_cross_layers=0",
+    "--dropout=0",
+    "--id_dropout=0",
+    "--uniform_negatives=0",
+    "--embedding_shrinkage=0",
+    "--noclick_factors",
 )
 
 
