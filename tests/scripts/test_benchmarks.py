@@ -248,6 +248,13 @@ def test_attention_is_measured_on_and_off(tmp_path):
         "--num_blocks=1",
         "--model_dim=16",
         "--feed_forward_dim=16",
+        # Building a graph takes most of the time.
+        "--num_cross_layers=0",
+        "--dropout=0",
+        "--id_dropout=0",
+        "--average_decay=0",
+        "--embedding_l2=0",
+        "--embedding_shrinkage=0",
         f"--workdir={tmp_path}",
     )
     on, off, truth = result["rows"]
