@@ -5,6 +5,7 @@ records, so no two threads share a random generator. Any difference comes from t
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from absl.testing import flagsaver
 from serving import export, index, manifest
 from serving.cli import entry
 from serving.releases import assembly
-from tfrec import config, layers, ranking, retrieval, training
+from tfrec import config, layers, ranking, retrieval
 from tfrec.ranking import ranker_training
 from tfrec.retrieval import retrieval_training
 from tfrec.training import fitting
@@ -93,20 +94,28 @@ class Runs:
 
     def ranker(self, poison):
         """Returns a ranker's weights, and the description next to them."""
-        return ranker_in(self.directory(poison, "ranker"), self.data_sets[poison])
+        return weights_and_written(*self.load(poison, "ranker"))
+
+    @functools.cache  # noqa: B019  (it lives as long as the module's tests)
+    def load(self, poison, stage):
+        """Returns what `load_ranker` or `load_two_tower` returns."""
+        load = ranking.load_ranker if stage == "ranker" else retrieval.load_two_tower
+        return load(self.data_sets[poison], self.directory(poison, stage))
 
     def first_towers(self, poison):
-        """Returns the weights of the towers before the refit, and the temperature."""
-        directory, data_set = self.directory(poison, "retrieval"), self.data_sets[poison]
-        model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalog())
-        training.restore_best(model, directory)
-        temperature = float(model.temperature)
-        model.temperature.assign(0.0)
-        return weights_of(model), temperature
+        """Returns the variables of the towers before the refit, and the temperature."""
+        best = self.directory(poison, "retrieval") / "best"
+        saved = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(best)))
+        variables = {
+            name: saved.get_tensor(name).tobytes()
+            for name in saved.get_variable_to_shape_map()
+            if name.endswith("VARIABLE_VALUE")
+        }
+        return variables, variables.pop("temperature/.ATTRIBUTES/VARIABLE_VALUE")
 
     def refitted_towers(self, poison):
         """Returns the weights of the served towers."""
-        return self._towers_in(self.directory(poison, "retrieval"), poison)
+        return weights_of(self.load(poison, "retrieval")[0])
 
     def refitted_again(self, poison):
         """Returns the same weights after a refit on the poisoned data alone."""
@@ -116,10 +125,7 @@ class Runs:
         for name in ("retrieval.json", "config.json"):  # The latter names the data.
             (path / name).unlink()
         retrieval.train_two_tower(self.data_sets[poison], RETRIEVAL, path)
-        return self._towers_in(path, poison)
-
-    def _towers_in(self, directory, poison):
-        return weights_of(retrieval.load_two_tower(self.data_sets[poison], directory)[0])
+        return weights_of(retrieval.load_two_tower(self.data_sets[poison], path)[0])
 
     def history(self, poison, stage):
         """Returns the metrics of the only epoch of a stage."""
@@ -133,19 +139,17 @@ def train_ranker(data_set, directory):
         ranking.train_ranker(data_set, RANKER, directory)
 
 
-def ranker_in(directory, data_set):
-    model, _, description = ranking.load_ranker(data_set, directory)
+def weights_and_written(model, _, description):
     # The shares of mixed models are fitted on validation rows, as calibrators are.
     shares = [model.engagement_shares, *(machine.share for machine in model.machines.values())]
     written = {key: description[key] for key in ("calibrators", "validation")}
     written["shares"] = [share.numpy().tolist() for share in shares]
-    for share in shares:
-        share.assign(tf.zeros_like(share))
-    return weights_of(model), written
+    return weights_of(model, {share.ref() for share in shares}), written
 
 
-def weights_of(model):
-    return [variable.numpy().tobytes() for variable in model.variables]
+def weights_of(model, left_out=()):
+    kept = [variable for variable in model.variables if variable.ref() not in left_out]
+    return [variable.numpy().tobytes() for variable in kept]
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +174,8 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(runs, tmp_path_factory) -> dict[str, Exported]:
     """Name of a poison -> release of the unpoisoned models with the poisoned data set."""
-    data_set, result = runs.data_sets["none"], {}
-    two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
-    ranker, calibrators, _ = ranking.load_ranker(data_set, runs.directory("none", "ranker"))
+    two_tower, _ = runs.load("none", "retrieval")
+    ranker, calibrators, _ = runs.load("none", "ranker")
 
     def build(embeddings, settings, *, tuning_queries, **options):
         recorded.append(tuning_queries)
@@ -182,6 +185,7 @@ def exported(runs, tmp_path_factory) -> dict[str, Exported]:
         recorded.append(queries)
         return index.recall_against_exact(searcher, embeddings, queries, k)
 
+    result = {}
     for name in ("none", "test"):
         base, recorded = tmp_path_factory.mktemp(name), []
         with pytest.MonkeyPatch.context() as patch:
@@ -201,14 +205,13 @@ def files_of_index(base):
 
 
 def test_only_the_named_splits_are_poisoned(data_sets):
-    def read(name, split):
-        windows = data_sets[name].windows(split).as_numpy_iterator()
-        return [{key: values.tobytes() for key, values in one.items()} for one in windows]
+    def checksums(name, split):
+        return [shard.sha256 for shard in data_sets[name].description.splits[split].shards]
 
     for split in ("train", "validation", "test"):
-        whole = read("none", split)
+        whole = checksums("none", split)
         for name, poisoned in POISONS.items():
-            assert (read(name, split) == whole) == (split not in poisoned), (name, split)
+            assert (checksums(name, split) == whole) == (split not in poisoned), (name, split)
 
 
 def test_test_rows_affect_neither_encoder_nor_catalog(data_sets):
@@ -268,7 +271,7 @@ def test_held_out_labels_choose_the_best_epoch(runs, stage, metric):
 
 @pytest.mark.trains
 def test_test_rows_do_not_choose_the_best_epoch(runs):
-    model, _, _ = ranking.load_ranker(runs.data_sets["none"], runs.directory("none", "ranker"))
+    model, _, _ = runs.load("none", "ranker")
     whole, poisoned = (runs.data_sets[name] for name in ("none", "test"))
     measured = ranker_training._validate(model, whole, RANKER)
     assert ranker_training._validate(model, poisoned, RANKER) == measured
@@ -285,7 +288,7 @@ def test_neither_training_labels_nor_test_rows_affect_calibrators(runs, whole_ra
         (tmp_path / "ranker" / name).unlink()
     poisoned = runs.data_sets["all but validation"]
     train_ranker(poisoned, tmp_path / "ranker")
-    assert ranker_in(tmp_path / "ranker", poisoned) == whole_ranker
+    assert weights_and_written(*ranking.load_ranker(poisoned, tmp_path / "ranker")) == whole_ranker
 
 
 @pytest.mark.trains
@@ -307,7 +310,7 @@ def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requ
     runs, exported
 ):
     data_set, used = runs.data_sets["none"], exported["none"]
-    two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
+    two_tower, _ = runs.load("none", "retrieval")
     for split, found in (("validation", used.tuned_with), ("test", used.measured_with)):
         queries = [batch["query"].numpy() for batch in data_set.batches(split, 64)]
         embeddings = retrieval.embed_in_batches(
@@ -319,7 +322,7 @@ def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requ
 @pytest.mark.trains
 def test_the_command_tunes_an_index_with_validation_requests(runs, exported, script, monkeypatch):
     data_set = runs.data_sets["none"]
-    two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
+    two_tower, _ = runs.load("none", "retrieval")
     monkeypatch.setattr(export, "trained_tower", lambda _: (data_set, two_tower))
     monkeypatch.setattr(index, "tune_index", lambda *given: (_ for _ in ()).throw(Tuned(*given)))
     command = script(entry.MODULES["tune_index"])
