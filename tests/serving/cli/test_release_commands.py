@@ -519,15 +519,14 @@ def test_fields_and_heads_that_the_next_release_lacks_or_changes_are_named(base,
 
 
 @pytest.mark.parametrize("action", ["promote", "canary", "rollback"])
-def test_live_updates_that_the_next_release_lacks_are_named(base, call, tmp_path, action):
-    flag, removed, added = f"--bundle={base}", tmp_path / "removed", tmp_path / "added.jsonl"
+def test_live_updates_that_the_next_release_lacks_are_named(base, call, action):
+    flag = f"--bundle={base}"
     first, second = (2, 1) if action == "rollback" else (1, 2)
     call("release", flag, "--action=promote", "--version=1")
     call("release", flag, "--action=promote", f"--version={first}")
-    removed.write_text("ad-5\nad-6\nad-7\nad-8\n")
-    ads = [{"ad_id": "new-1"}, {"ad_id": "ad-9", "fields": {"price": 99.0}}]
-    added.write_text("".join(json.dumps(ad) + "\n" for ad in ads))
-    update_index(base, f"--remove={removed}", f"--add={added}")
+    added = [{"ad_id": "new-1"}, {"ad_id": "ad-9", "fields": {"price": 99.0}}]
+    updates = added, ["ad-5", "ad-6", "ad-7", "ad-8"]
+    live.LiveIndex(releases.load(base, first)).update(*updates)
     _, text = call("release", flag, f"--action={action}", f"--version={second}")
     assert text.splitlines()[2:] == [
         f"! Release {second} lacks live updates of release {first}: 4 ads were removed ('ad-5', "
@@ -537,7 +536,7 @@ def test_live_updates_that_the_next_release_lacks_are_named(base, call, tmp_path
         f"('ad-9', 'new-1'). To apply them, run tfrec update_index --version={second} --add=FILE "
         "with these ads.",
     ]
-    update_index(base, f"--version={second}", f"--remove={removed}", f"--add={added}")
+    live.LiveIndex(releases.load(base, second)).update(*updates)
     missing = live.missing_updates(base, first, second)
     assert missing == live.MissingUpdates((), ())
 
