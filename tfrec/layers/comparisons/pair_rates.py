@@ -14,6 +14,7 @@ References:
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self, TypeAlias
@@ -232,6 +233,7 @@ def _numbers(
     return tf.where(is_known, number, np.int64(_UNKNOWN))
 
 
+@functools.lru_cache(maxsize=1)  # The trials of a study have the same data set.
 def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     """Finds the pairs of fields whose rates predict clicks better than both values on their own.
 
@@ -268,13 +270,12 @@ def find_pair_rates(data_set: reader.DataSet) -> list[FieldPair]:
     held_out = LabeledRows.read(data_set, "validation", _MAX_REGRESSION_ROWS)
     last = training.last(_MAX_REGRESSION_ROWS)
     labels = last.labels, held_out.labels
-    candidates = {}
+    query, ad = map(np.concatenate, ((last.query, held_out.query), (last.ad, held_out.ad)))
+    clicks = np.append(last.labels, np.full_like(held_out.labels, np.nan))
+    candidates: dict[FieldPair, _Features] = {}
     for pair in pairs:
-        rates = PairRates(data_set.fitted, pair, training)
-        candidates[pair] = (
-            _features(rates, last, last.labels),
-            _features(rates, held_out, np.full_like(held_out.labels, np.nan)),
-        )
+        features = _features(PairRates(data_set.fitted, pair, training), query, ad, clicks)
+        candidates[pair] = features[: len(last.labels)], features[len(last.labels) :]
     chosen: list[FieldPair] = []
     known: _Features = (np.empty((len(labels[0]), 0)), np.empty((len(labels[1]), 0)))
     while candidates and len(chosen) < _MAX_PAIRS:
@@ -304,10 +305,11 @@ def _num_pairs(fitted: encoding.FittedSchema, *fields: Field) -> int:
     return math.prod(max(1, len(fitted.statistics[field.name].vocabulary)) for field in fields)
 
 
-def _features(rates: PairRates, rows: LabeledRows, clicks: np.ndarray) -> np.ndarray:
+def _features(
+    rates: PairRates, query: np.ndarray, ad: np.ndarray, clicks: np.ndarray
+) -> np.ndarray:
     """Returns the log odds expected of both values, then the features of the pair, [N, 1 + F]."""
-    values = rates.values(rows.query, rows.ad)
-    return np.column_stack(_traced_with_expected(rates.tables, *values, clicks))
+    return np.column_stack(_traced_with_expected(rates.tables, *rates.values(query, ad), clicks))
 
 
 def _joined(known: _Features, added: _Features) -> _Features:
