@@ -1,4 +1,4 @@
-"""User biases: separated from what similar users have in common."""
+"""User biases: learned from the rows of a user, and relative to their mean."""
 
 import dataclasses
 
@@ -15,8 +15,8 @@ from tfrec.layers import biases
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
-NUM_USERS, OLD_USERS, ROWS_OF_USER, NUM_ADS = 300, 200, 40, 30
-AGES = 20  # ten users of the training rows, and five later ones, are of each age
+NUM_USERS, OLD_USERS, ROWS_OF_USER, NUM_ADS = 150, 100, 40, 30
+AGES = 10  # ten users of the training rows, and five later ones, are of each age
 SCHEMA = schema_lib.Schema(
     "biases",
     (
@@ -32,28 +32,21 @@ SCHEMA = schema_lib.Schema(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class World:
-    """Users click more or less, whatever their age; ads are clicked more or less."""
-
-    biases: np.ndarray
-    ads: np.ndarray
+@pytest.fixture(scope="module")
+def true_biases():
+    """Users click more or less, whatever their age."""
+    return np.random.default_rng(0).normal(scale=1.5, size=NUM_USERS)
 
 
 @pytest.fixture(scope="module")
-def world():
-    rng = np.random.default_rng(0)
-    return World(rng.normal(scale=1.5, size=NUM_USERS), rng.normal(size=NUM_ADS))
-
-
-@pytest.fixture(scope="module")
-def users(world, tmp_path_factory):
+def users(true_biases, tmp_path_factory):
     """The log, converted: the rows of the last third of the users are for validation and test."""
     rng = np.random.default_rng(1)
     old = rng.permutation(np.repeat(np.arange(OLD_USERS), ROWS_OF_USER))
     user = np.append(old, rng.permutation(np.repeat(np.arange(OLD_USERS, NUM_USERS), ROWS_OF_USER)))
     ad = rng.integers(NUM_ADS, size=len(user))
-    click = rng.random(len(user)) < 1 / (1 + np.exp(-world.biases[user] - world.ads[ad]))
+    logits = true_biases[user] + rng.normal(size=NUM_ADS)[ad]
+    click = rng.random(len(user)) < 1 / (1 + np.exp(-logits))
     table = pa.table(
         {
             "user": [f"u{u}" for u in user],
@@ -75,39 +68,25 @@ def users(world, tmp_path_factory):
     )
 
 
-def trained(data_set, config, directory):
-    config = dataclasses.replace(config, num_blocks=1, epochs=3, patience=3)
-    ranking.train_ranker(data_set, config, directory)
-    return ranking.load_ranker(data_set, directory)[:2]
-
-
 @pytest.fixture(scope="module")
-def with_biases(users, ranker_config, tmp_path_factory):
-    return trained(users, ranker_config, tmp_path_factory.mktemp("with_biases"))
-
-
-def agreement(data_set, world, trained):
-    """Returns the correlation of new users' click logits with the true effects of the ads."""
-    predictions = ranking.predict_split(trained[0], data_set, "test")
-    names = data_set.catalog().ad_ids.to_pylist()
-    true = world.ads[[int(names[row][1:]) for row in predictions.ad_rows]]
-    return np.corrcoef(predictions.logits["click"], true)[0, 1]
+def trained(users, ranker_config, tmp_path_factory):
+    config = dataclasses.replace(ranker_config, num_blocks=0, epochs=2)
+    directory = tmp_path_factory.mktemp("trained")
+    ranking.train_ranker(users, config, directory)
+    return ranking.load_ranker(users, directory)[:2]
 
 
 @pytest.mark.trains
-def test_new_users_are_not_taken_for_old_ones_of_their_age(users, world, with_biases):
-    # With this seed, rankers with and without biases reach 0.958 and 0.916.
-    assert agreement(users, world, with_biases) > 0.94
-
-
-@pytest.mark.trains
-def test_the_true_biases_are_learned(users, world, with_biases):
-    model = with_biases[0]
+def test_the_true_biases_are_learned(users, true_biases, trained):
+    model = trained[0]
     names = users.fitted.statistics["user"].vocabulary
     biases = model.user_bias.table.numpy()[1 : 1 + len(names)]  # of clicks and of revenue
-    true = np.array([world.biases[int(name[1:])] for name in names])
+    true = np.array([true_biases[int(name[1:])] for name in names])
     for learned in biases.T:
         assert np.corrcoef(learned, true)[0, 1] > 0.9
+    # Two epochs reach 0.22 to 0.26 of the biases with four seeds, and 0.03 with steps a tenth as
+    # large.
+    assert np.polyfit(true, biases[:, 0], 1)[0] > 0.15
 
 
 @pytest.fixture
@@ -162,8 +141,8 @@ def test_the_update_of_a_row_does_not_depend_on_the_batch_size(layer, copies):
 
 
 @pytest.mark.trains
-def test_the_order_of_ads_does_not_depend_on_the_user_bias(users, with_biases):
-    model: ranking.Ranker = with_biases[0]
+def test_the_order_of_ads_does_not_depend_on_the_user_bias(users, trained):
+    model: ranking.Ranker = trained[0]
     batch = next(iter(users.batches("test", 8)))
     ads = np.repeat(np.asarray(users.catalog().features)[None], len(batch["query"]), axis=0)
     before = {head: values.numpy() for head, values in model.score(batch["query"], ads).items()}
@@ -179,8 +158,8 @@ def test_the_order_of_ads_does_not_depend_on_the_user_bias(users, with_biases):
 
 
 @pytest.mark.trains
-def test_the_exported_ranker_looks_users_up_by_id(users, with_biases, tmp_path):
-    model, calibrators = with_biases
+def test_the_exported_ranker_looks_users_up_by_id(users, trained, tmp_path):
+    model, calibrators = trained
     module = signatures.RankerModule(users.fitted, model, calibrators)
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
     exported = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
