@@ -148,13 +148,16 @@ def test_the_loss_falls_and_every_epoch_is_in_the_history(finished):
     assert list((run.directory / "tensorboard").glob("events*"))
 
 
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
-def test_a_run_can_be_debugged_eagerly(tmp_path):
+@pytest.fixture
+def eagerly():
     tf.config.run_functions_eagerly(True)
-    try:
-        history = Run(tmp_path, [4, 3, 2, 1]).fit()
-    finally:
-        tf.config.run_functions_eagerly(False)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
+def test_a_run_can_be_debugged_eagerly(tmp_path, eagerly):
+    history = Run(tmp_path, [4, 3, 2, 1]).fit()
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
 
 
@@ -222,13 +225,14 @@ def whole(tmp_path_factory, deterministic):
     return [variable.numpy() for variable in run.model.trainable_variables]
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
 @pytest.mark.parametrize("stage", ["ranker", "retrieval"])
 def test_both_stages_resume_exactly(
-    data_set, ranker_config, retrieval_config, tmp_path, monkeypatch, deterministic, stage
+    data_set, ranker_config, retrieval_config, tmp_path, monkeypatch, deterministic, eagerly, stage
 ):
-    monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", 3)
-    monkeypatch.setattr(ranker_training, "_MIN_BATCHES", 6)
-    monkeypatch.setattr(retrieval_training, "_MIN_BATCHES", 6)
+    monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", 2)
+    monkeypatch.setattr(ranker_training, "_MIN_BATCHES", 4)
+    monkeypatch.setattr(retrieval_training, "_MIN_BATCHES", 4)
     # What comes before and after the epochs is not resumed.
     monkeypatch.setattr(layers, "find_comparisons", lambda *_: [])
     monkeypatch.setattr(layers, "find_pair_rates", lambda *_: [])
@@ -245,10 +249,10 @@ def test_both_stages_resume_exactly(
             )
             retrieval.train_two_tower(data_set, config, directory, callbacks=callbacks)
 
-    whole, resumed = CopiedAt(tmp_path / "whole", 1, 4), KilledAt()
+    whole, resumed = CopiedAt(tmp_path / "whole", 1, 2), KilledAt()
     train(tmp_path / "whole", whole)
     train(whole.copy, resumed)
-    assert resumed.epochs == [1]
+    assert (resumed.epochs, resumed.steps) == ([1], 3)
     for ours, theirs in zip(
         resumed.model.trainable_variables, whole.model.trainable_variables, strict=True
     ):
