@@ -7,10 +7,10 @@ own, in the first position, so that no ad is credited for its logged positions.
 
 Some users click more than others, on any ad. Without a bias, fields that nearly identify users
 (age, place, browser) absorb this, and it is wrong for the next user of that age. With it (a random
-intercept), the fields learn only what users who share a value have in common. Id dropout,
-which hides user ids from the other layers, does not hide the bias. Biases of users are relative to
-their mean over the rows, which is the bias of out-of-vocabulary users; the order of ads does not
-depend on them. They start at zero and move slowly: users with few rows stay near the mean.
+intercept), the fields absorb less. Id dropout, which hides user ids from the other layers, does not
+hide the bias. Biases of users are relative to their mean over the rows, which is the bias of
+out-of-vocabulary users; the order of ads does not depend on them. They start at zero and move
+slowly: users with few rows stay near the mean.
 
 Shapes: B requests, C candidates, P positions, W columns of ids, V ids of the user, K biased logits.
 
