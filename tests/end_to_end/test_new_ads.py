@@ -86,7 +86,7 @@ def test_live_ads_with_only_a_title_are_found_by_matching_searches(world, releas
     drawn = np.random.default_rng(1).choice(len(pairs), 30, replace=False)
     live = live_index.LiveIndex(release)
     tower = release.query_tower
-    is_first = []
+    ranks = []
     for number, (one, other) in enumerate(pairs[i] for i in drawn):
         # Titles of two shown ads with different topics, in new ads without any other field.
         new = {ad: f"new-{number}-{ad}" for ad in (one, other)}
@@ -96,6 +96,8 @@ def test_live_ads_with_only_a_title_are_found_by_matching_searches(world, releas
             row = {"user": b"", "search": " ".join(matching[:2]).encode(), "taste": None}
             _, rows = live.view().search(tower.embed(tower.columns([row])), WORLD.num_ads + 60)
             found_ads = list(live.view().ad_ids(rows[0]))
-            is_first.append(found_ads.index(new[ad]) < found_ads.index(new[rest]))
+            ranks.append([found_ads.index(new[ad]), found_ads.index(new[rest])])
+    matching_ranks, other_ranks = np.transpose(ranks)
     # Chance is a half, with a standard error of 0.065.
-    assert np.mean(is_first) > 0.7
+    assert np.mean(matching_ranks < other_ranks) > 0.7
+    assert np.mean(matching_ranks) < len(found_ads) // 3
