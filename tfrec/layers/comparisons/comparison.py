@@ -29,7 +29,7 @@ class Comparisons:
       has. Case and enclosing punctuation do not matter.
     - Numbers give max(d, 0), max(d - 1, 0) and max(-d, 0), where d is the ad's logarithm minus the
       query's, each standardized over its buckets: how high the ad's number is for the query's. The
-      number of a history is the mean of its ads.
+      number of a history is the mean of its ads. A missing number counts as the mean.
     - A history and a categorical field or list of the ad give log(1 + n) and log(1 + m) for each
       kind of event: n is the number of its events with the ad's value (the mean over the values of
       a list), and m the same with weights that halve each day. Eight more features for each kind
@@ -39,7 +39,7 @@ class Comparisons:
     - Pairs of values give their clicks in the training rows, and how far their click rate is above
       the rate that both values predict.
 
-    A missing value gives 0.
+    Another missing value gives 0.
 
     Args:
         fitted: The fitted schema.

@@ -46,13 +46,18 @@ def equal_values(fitted: encoding.FittedSchema, query_field: Field, ad_field: Fi
 def differences(
     fitted: encoding.FittedSchema, query_field: Field, ad_field: Field, ties: histories.Ties
 ) -> Compare:
-    """Returns the function from rows to features [..., 3] of an ad's number minus the query's."""
+    """Returns the function from rows to features [..., 3] of an ad's number minus the query's.
+
+    A missing number counts as 0, the mean: if a budget is unknown, an expensive ad is still above
+    it.
+    """
     numbers_of_rows = numbers_of_pair(fitted, query_field, ad_field, ties)
 
     def compare(query: tf.Tensor, ad: tf.Tensor) -> tf.Tensor:
-        query_number, ad_number = numbers_of_rows(query, ad)
+        query_number, ad_number = (
+            tf.where(tf.math.is_nan(number), 0.0, number) for number in numbers_of_rows(query, ad)
+        )
         above = ad_number - query_number
-        above = tf.where(tf.math.is_nan(above), 0.0, above)
         return tf.nn.relu(tf.stack([above, above - 1.0, -above], axis=-1))
 
     return compare

@@ -90,19 +90,24 @@ def test_an_ad_value_counts_once_however_often_the_query_has_it():
     np.testing.assert_allclose(compare(query, ads(["bags"], [1.0])), [[np.log(2.0)]])
 
 
-def test_numbers_are_compared_by_their_logarithms_and_missing_ones_give_0():
+def test_numbers_are_compared_by_their_logarithms_and_missing_ones_count_as_the_mean():
     compare = comparisons.Comparisons(FITTED, [(BUDGET, PRICE)])
-    nothing = [""] * 4, [["", "", ""]] * 4
-    # Buckets from 1, 10 and 100 on; a step of ten is about a standard deviation.
-    query = queries(*nothing, [10.0, 10.0, 100.0, np.nan])
-    found = compare(query, ads([""] * 4, [10.0, 100.0, 1.0, 100.0])).numpy()
+    nothing = [""] * 7, [["", "", ""]] * 7
+    # Buckets from 1, 10 and 100 on; a step of ten is about a standard deviation, and 10 near the mean.
+    query = queries(*nothing, [10.0, 10.0, 100.0, np.nan, np.nan, 100.0, np.nan])
+    prices = [10.0, 100.0, 1.0, 100.0, 1.0, np.nan, np.nan]
+    found = compare(query, ads([""] * 7, prices)).numpy()
     np.testing.assert_allclose(found[0], 0.0)
     assert found[1, 0] > 1.0
     assert found[1, 1] == pytest.approx(found[1, 0] - 1.0)
     assert found[1, 2] == 0.0
     assert found[2, 2] > 1.5
     assert not found[2, :2].any()
-    np.testing.assert_allclose(found[3], 0.0)
+    # From 1 to the mean, and from the mean to 100.
+    assert found[4, 2] > 0.5
+    assert found[3, 0] == pytest.approx(found[2, 2] - found[4, 2])
+    assert found[5, 2] == found[3, 0]
+    np.testing.assert_allclose(found[6], 0.0)
 
 
 def test_the_number_of_a_history_is_the_mean_of_its_ads():
@@ -124,7 +129,7 @@ def test_the_number_of_a_history_is_the_mean_of_its_ads():
     columns = {field.name: span.start for field, span in encoding.columns(schema.query_fields)}
     query = np.zeros((4, encoding.width(schema.query_fields)), np.int32)
     query[:, columns["recent"] : columns["recent"] + 3] = [[1, 2, 0], [1, 3, 4], [3, 0, 0], [0] * 3]
-    query[:, columns["budget"]] = 2  # 1
+    query[:, columns["budget"]] = [2, 2, 2, 0]  # 1, and missing
     ad = np.array([[1, 4]] * 4, np.int32)  # a price of 100
     by_history, by_budget = (
         comparisons.Comparisons(fitted, [(field, PRICE)], {"recent": ad_features})(query, ad)[:, 0]
@@ -132,7 +137,8 @@ def test_the_number_of_a_history_is_the_mean_of_its_ads():
     )
     # 100 is above 1 and 100 by half as much as above 1. Ads without a price do not count.
     assert by_budget[0] > 1.0
-    np.testing.assert_allclose(by_history, np.array([0.5, 1, 0, 0]) * by_budget[0], rtol=1e-5)
+    np.testing.assert_allclose(by_history[:2], np.array([0.5, 1]) * by_budget[0], rtol=1e-5)
+    np.testing.assert_allclose(by_history[2:], by_budget[3], rtol=1e-5)
 
 
 SKU = Field("sku", "categorical", "ad", num_oov_buckets=1)
