@@ -109,7 +109,7 @@ class ImpressionLog:
         self._observe = observe
         self._observe_problem = observe_problem
         self._counts_as_shown = counts_as_shown
-        self._prepare()
+        prepare_directory(self.directory)
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
             collections.deque()
         )
@@ -170,24 +170,6 @@ class ImpressionLog:
             _logger.error(
                 "The impression log was not completely written within %g s.", _CLOSE_SECONDS
             )
-
-    def _prepare(self) -> None:
-        try:
-            # The files name users, so only this account can read a new directory.
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self.directory / _PARTIAL.format(uuid.uuid4().hex)
-            probe.touch()
-            probe.unlink()
-            for path in self.directory.glob(_PARTIAL.format("*")):
-                # Another process may have renamed it in the meantime.
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                        path.unlink()
-        except OSError as error:
-            raise errors.ImpressionLogError(
-                f"{self.directory} is not writable ({error}); expected a directory to write the "
-                "impression log to. Choose another directory, or make it writable."
-            ) from error
 
     def _run(self) -> None:
         is_closing = False
@@ -266,6 +248,30 @@ class ImpressionLog:
         with files.replacing(self.directory / name, durable=True) as partial:
             table = pa.Table.from_batches(pending.batches)
             pq.write_table(table, partial, write_page_checksum=True)
+
+
+def prepare_directory(directory: pathlib.Path) -> None:
+    """Creates the directory of an impression log, and removes leftovers of killed processes.
+
+    Raises:
+        ImpressionLogError: The directory is not writable.
+    """
+    try:
+        # The files name users, so only this account can read a new directory.
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = directory / _PARTIAL.format(uuid.uuid4().hex)
+        probe.touch()
+        probe.unlink()
+        for path in directory.glob(_PARTIAL.format("*")):
+            # Another process may have renamed it in the meantime.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+    except OSError as error:
+        raise errors.ImpressionLogError(
+            f"{directory} is not writable ({error}); expected a directory to write the "
+            "impression log to. Choose another directory, or make it writable."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -145,13 +145,16 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         ValueError: The token, the certificate, the rules, a port or an address is not valid.
         OSError: A file cannot be read.
         UserStoreError: The user store cannot be opened.
+        ImpressionLogError: The directory of the impression log is not writable.
     """
-    from serving import ranker, service
+    from serving import impressions, ranker, service
 
     _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.split_address(ranker_address)
     user_store = user_flags.user_store()
+    if FLAGS.impression_log is not None:
+        impressions.prepare_directory(pathlib.Path(FLAGS.impression_log))
     http = config_flags.from_flags(
         config.HttpConfig, tls_certificate=FLAGS.tls_certificate, tls_key=FLAGS.tls_key
     )

@@ -39,6 +39,11 @@ def test_a_user_store_that_cannot_be_opened_is_refused_with_the_flags(settings, 
         settings(f"--user_store=sqlite:{tmp_path}/text.db")
 
 
+def test_an_impression_log_that_cannot_be_written_is_refused_with_the_flags(settings):
+    with pytest.raises(errors.ImpressionLogError, match=r"^/proc/nothing is not writable"):
+        settings("--impression_log=/proc/nothing")
+
+
 def test_frequency_caps_without_a_user_store_print_a_warning(settings, tmp_path, capsys):
     caps, others = '--rules={"frequency_caps": [{"max": 3}]}', '--rules={"caps": []}'
     store = f"--user_store=sqlite:{tmp_path}/users.db"
