@@ -109,6 +109,9 @@ MISTAKES = {
         "error: LICENSE: expected an array of numpy.save (.npy), got "
     ),
     ("tune_index.py", "--embeddings=nowhere.npy", "--queries=x.npy"): "nowhere.npy: No such file",
+    ("tune_index.py", "--workdir=/nowhere/at/all", "--output=tests"): (
+        "error: tests cannot be written; expected a file in a writable directory."
+    ),
     ("join_feedback.py",): "error: --impressions is required: The impression log: its directory",
     ("join_feedback.py", "--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"): (
         "scripts has no file impressions-*.parquet"
