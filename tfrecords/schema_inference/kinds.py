@@ -62,14 +62,14 @@ def placeholder_notes(column: Column) -> list[str]:
 
 
 def has_decimal_comma(column: Column) -> bool:
-    """Returns whether nearly all values are numbers such as `12,95`, not lists."""
-    if not _LISTS.isdisjoint(column.words) or writing.are_codes(_probed(column)):
+    """Returns whether nearly all values are numbers such as `12,95` or `12,95 €`, not lists."""
+    probed = _probed(column)
+    if not _LISTS.isdisjoint(column.words) or writing.are_codes(probed):
         return False
-    matches = [re.fullmatch(r"[+-]?\d+(,\d+)?", value.strip()) for value in _probed(column)]
-    parts = [match[1] for match in matches if match and match[1]]
-    thousands = all(len(part) == 4 for part in parts)
-    is_number = sum(match is not None for match in matches) > 0.95 * len(matches)
-    return is_number and len(parts) > 0.5 * len(matches) and not thousands
+    numbers = [n for value in probed if (n := columns.plain_number(value, ",")) is not None]
+    parts = [number.partition(".")[2] for number in numbers if "." in number]
+    thousands = all(len(part) == 3 for part in parts)
+    return len(numbers) > 0.95 * len(probed) and len(parts) > 0.5 * len(probed) and not thousands
 
 
 def _probed(column: Column) -> list[str]:

@@ -492,6 +492,14 @@ def test_both_decimal_signs_in_a_file_are_reported(tmp_path: pathlib.Path) -> No
     assert any("'bid' has decimal commas and 'ctr_score' has decimal points" in n for n in notes)
 
 
+def test_revenue_with_the_other_decimal_sign_is_not_a_field(tmp_path: pathlib.Path) -> None:
+    revenue = [f"{click * (5 + n % 9)},50 €" for n, click in enumerate(THIRD)]
+    scores = [n % 9 / 4 for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, revenue=revenue, ctr_score=scores)
+    assert "revenue" not in sides(proposal)
+    assert any("'revenue' has decimal commas" in n for n in notes)
+
+
 @pytest.mark.parametrize("unit", [1, 1000])
 def test_a_session_is_not_a_request(tmp_path: pathlib.Path, unit: int) -> None:
     # Rows of one key are a quarter of an hour apart, or a second.
