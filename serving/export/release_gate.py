@@ -108,9 +108,14 @@ def check_copied_release(
     if "validation" in copied.manifest.metrics and releases.versions(base):
         version = releases.stable(base)
         try:
-            stable = _measured(manifest.read(base, version))
+            release = manifest.read(base, version)
         except errors.BundleError:
             stable = gate.Released(version, {})
+        else:
+            stable = _measured(release)
+            if release.training_id == copied.manifest.training_id:
+                same = dict.fromkeys(stable.figures, (0.0, 0.0))
+                stable = dataclasses.replace(stable, differences=same)
         candidate = _measured(copied.manifest)
         verdict = gate.judge(candidate.figures, stable, candidate.utility_shares)
     return _decide(base, verdict, releases.ad_ids(copied.base, copied.version), force)

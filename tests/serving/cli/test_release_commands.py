@@ -600,6 +600,9 @@ def test_a_publish_says_which_heads_were_not_compared(base, call, tmp_path):
     lines = text.splitlines()
     assert lines[0].startswith("each release was measured on its own rows: ")
     assert lines[1] == "click is not compared: it is weak in release 1"
+    # The latest release in the target has the same models.
+    _, text = call(*publish, "--source_version=2")
+    assert "own rows" not in text
 
 
 def test_a_file_that_cannot_be_followed_is_reported_once(call, base, tmp_path, monkeypatch):
