@@ -401,9 +401,15 @@ class SqliteUserStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            remedy = "Check the file, its directory and the space on its disk."
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+                remedy = (
+                    "The file is damaged. Stop the processes that use it, move it away with "
+                    f"{self._path.name}-wal and {self._path.name}-shm, and fill a new store from "
+                    "the logs with tfrec rebuild_users."
+                )
             raise errors.UserStoreError(
-                f"The user store {self._path} failed: {error}. Check the file, its directory and "
-                "the space on its disk."
+                f"The user store {self._path} failed: {error}. {remedy}"
             ) from error
 
 
