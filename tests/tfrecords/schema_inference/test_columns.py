@@ -492,12 +492,12 @@ def test_both_decimal_signs_in_a_file_are_reported(tmp_path: pathlib.Path) -> No
     assert any("'bid' has decimal commas and 'ctr_score' has decimal points" in n for n in notes)
 
 
-def test_revenue_with_the_other_decimal_sign_is_not_a_field(tmp_path: pathlib.Path) -> None:
-    revenue = [f"{click * (5 + n % 9)},50 €" for n, click in enumerate(THIRD)]
-    scores = [n % 9 / 4 for n in range(ROWS)]
-    proposal, notes = propose(tmp_path, click=THIRD, revenue=revenue, ctr_score=scores)
-    assert "revenue" not in sides(proposal)
+def test_revenue_with_the_other_decimal_sign_is_an_outcome(tmp_path: pathlib.Path) -> None:
+    revenue = [f"{click * (5 + n % 9)},{click * n % 4 * 25:02} €" for n, click in enumerate(THIRD)]
+    scores = [n % 7 / 4 for n in range(ROWS)]
+    _, notes = propose(tmp_path, click=THIRD, revenue=revenue, ctr_score=scores)
     assert any("'revenue' has decimal commas" in n for n in notes)
+    assert "Left out (known only after the ad was shown, by its name): 'revenue'." in notes
 
 
 @pytest.mark.parametrize("unit", [1, 1000])
