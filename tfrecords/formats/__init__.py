@@ -2,7 +2,7 @@
 
 from tfrecords.formats import criteo
 from tfrecords.formats.checked_log import open_log, schema_of
-from tfrecords.formats.files.delimited import STRINGS
+from tfrecords.formats.files.delimited import ANY, STRINGS
 from tfrecords.formats.files.folders import values_of as values_of_folders
 from tfrecords.formats.files.lines import open_text
 from tfrecords.formats.files.paths import expand_paths
@@ -30,6 +30,7 @@ from tfrecords.formats.protocol import (
 from tfrecords.formats.registry import FORMATS, name_by_columns
 
 __all__ = [
+    "ANY",
     "FORMATS",
     "LINE_NUMBER",
     "ROWS_PER_CHUNK",

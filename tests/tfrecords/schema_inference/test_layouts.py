@@ -200,6 +200,17 @@ def test_a_rating_of_zero_may_be_none(tmp_path: pathlib.Path) -> None:
     assert not any(note.startswith("! ") for note in notes)
 
 
+def test_nested_lists_are_left_out(tmp_path: pathlib.Path) -> None:
+    rows = pd.DataFrame(reviews()).to_dict("records")
+    rows = [
+        row | {"box": [[n, 1], [2]] * (n % 2), "tags": ["ab"[n % 2], "c"]}
+        for n, row in enumerate(rows)
+    ]
+    proposal, notes = infer.propose([write_json(tmp_path / "log.jsonl", rows)])
+    assert {"tags", "box"} & sides(proposal).keys() == {"tags"}
+    assert any(n.startswith("Left out: ") and "'box' are lists of lists" in n for n in notes)
+
+
 def test_lists_of_codes_are_not_numbers_with_decimal_commas(tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(0)
     tags = [",".join(map(str, rng.integers(10, 40, 1 + n % 2))) for n in range(ROWS)]

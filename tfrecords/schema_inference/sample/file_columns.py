@@ -3,6 +3,8 @@
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
+import pyarrow as pa
+
 from tfrecords import formats, terminal
 from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.sample import writing
@@ -51,7 +53,13 @@ def readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
             notes.append(f"Left out: {fault}")
         else:
             names.append(name)
-    return names, notes
+    nested = _nested(path, names) if formats.is_json(path) else []
+    notes += [
+        f"Left out: {path}: the values of {name!r} are lists of lists or deeply nested objects. "
+        "Write them as strings or numbers, or as lists of these."
+        for name in nested
+    ]
+    return [name for name in names if name not in nested], notes
 
 
 def only_later(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -89,6 +97,19 @@ def _main_list(names: Collection[str], within: Mapping[str, str]) -> str | None:
             if known_names.ad_rank(last, key) is not None:
                 return within.get(name)
     return next(iter(within.values()), None)
+
+
+def _nested(path: pathlib.Path, names: Sequence[str]) -> list[str]:
+    """Returns the columns of JSON lines that hold lists of lists or objects, or deep objects."""
+    types = dict.fromkeys(names, formats.ANY)
+    opened = formats.open_table(path, types, (), names, HEADED_ROWS)
+    rows = opened.parse(next(iter(opened.chunks()))).table
+    kinds = {name: rows[name].type for name in names}
+    return [
+        name
+        for name, kind in kinds.items()
+        if pa.types.is_nested(kind.value_type if pa.types.is_list(kind) else kind)
+    ]
 
 
 def _fault(path: pathlib.Path, name: str) -> str | None:
