@@ -29,12 +29,8 @@ def _reorder(requests: Batch, order: tf.Tensor) -> Batch:
     """Returns the requests [R] of a stored window in an order [R]."""
     lengths = requests["list_lengths"]
     ends = tf.cumsum(lengths)
-
-    def rows_of_lists() -> tf.Tensor:
-        return tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order)).flat_values
-
-    rows = tf.cond(tf.reduce_all(lengths == 1), lambda: order, rows_of_lists)
-    return _gathered(requests, order, rows)
+    rows = tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order))
+    return _gathered(requests, order, rows.flat_values)
 
 
 def _gathered(stored: Mapping[str, tf.Tensor], requests: tf.Tensor, rows: tf.Tensor) -> Batch:
@@ -47,20 +43,14 @@ def _gathered(stored: Mapping[str, tf.Tensor], requests: tf.Tensor, rows: tf.Ten
 
 def pad_lists(requests: Batch) -> Batch:
     """Pads flat per-ad features to [B, C]; `mask` is true at shown ads."""
-    lengths = requests["list_lengths"]
-    per_ad = {k: v for k, v in requests.items() if k not in ("list_lengths", "query")}
-
-    def as_padded() -> Batch:
-        return {
-            name: tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor()
-            for name, values in per_ad.items()
-        }
-
-    def stack_single_ads() -> Batch:
-        return {name: values[:, None] for name, values in per_ad.items()}
-
-    padded = tf.cond(tf.reduce_all(lengths == 1), stack_single_ads, as_padded)
-    return {"query": requests["query"], "mask": tf.sequence_mask(lengths), **padded}
+    mask = tf.sequence_mask(requests["list_lengths"])
+    shape, shown = tf.shape(mask, tf.int64), tf.where(mask)
+    padded = {
+        name: tf.scatter_nd(shown, values, tf.concat([shape, values.shape[1:]], axis=0))
+        for name, values in requests.items()
+        if name not in ("list_lengths", "query")
+    }
+    return {"query": requests["query"], "mask": mask, **padded}
 
 
 def clicked_pairs(stored: Batch) -> Batch:
@@ -90,7 +80,8 @@ def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
     def batch(index: tf.Tensor) -> Batch:
         first, last = index * total // count, (index + 1) * total // count
         if row_ends is None:
-            return {name: values[first:last] for name, values in window.items()}
+            bounds = tf.stack([first]), tf.stack([last])
+            return {name: tf.strided_slice(v, *bounds, [1]) for name, v in window.items()}
         return _requests(window, row_ends, first, last)
 
     return tf.data.Dataset.range(count).map(batch)
@@ -109,7 +100,7 @@ def cut_by_length(window: Batch, rows_per_batch: int, seed: tf.Tensor) -> tf.dat
     rows = tf.cast(row_ends[-1], tf.float32)
     count = tf.cast(tf.math.ceil(rows / rows_per_batch), tf.int32)
     # The first request of each batch, so that each request is in exactly one.
-    even = tf.cast(tf.linspace(0.0, rows, count + 1), tf.int32)
+    even = tf.cast(tf.raw_ops.LinSpace(start=0.0, stop=rows, num=count + 1), tf.int32)
     cuts = tf.searchsorted(row_ends, even)
 
     def batch(index: tf.Tensor) -> Batch:
@@ -127,9 +118,11 @@ def _row_ends(lengths: tf.Tensor) -> tf.Tensor:
 
 def _requests(window: Batch, row_ends: tf.Tensor, first: tf.Tensor, last: tf.Tensor) -> Batch:
     """Returns the requests first..last - 1 of a window."""
-    rows = slice(row_ends[first], row_ends[last])
+    # `values[first:last]` would add six operations to the graph for each feature.
+    requests = tf.stack([first]), tf.stack([last])
+    rows = tuple(tf.gather(row_ends, request) for request in requests)
     return {
-        name: values[first:last] if writer.is_per_request(name) else values[rows]
+        name: tf.strided_slice(values, *(requests if writer.is_per_request(name) else rows), [1])
         for name, values in window.items()
     }
 

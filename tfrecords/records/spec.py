@@ -110,7 +110,7 @@ def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             columns[f"{side}_{width}"] = len(indices)
     raw = tf.io.parse_example(serialized, {n: tf.io.FixedLenFeature([], tf.string) for n in names})
     decoded = {
-        name: tf.io.decode_raw(tf.strings.reduce_join(raw[name]), tf.as_dtype(dtype))
+        name: tf.io.decode_raw(tf.strings.reduce_join(raw[name], axis=0), tf.as_dtype(dtype))
         for name, dtype in names.items()
     }
     for name, count in columns.items():
