@@ -71,7 +71,11 @@ def run_command(name: str) -> None:
     Args:
         name: Name of the command, a key of `MODULES`.
     """
-    command = importlib.import_module(MODULES[name])
+    try:
+        # Takes a second or two.
+        command = importlib.import_module(MODULES[name])
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
     command_line.run(command.main, getattr(command, "OTHER_FLAGS", None))
 
 

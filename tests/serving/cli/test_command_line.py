@@ -386,3 +386,12 @@ def test_a_command_runs_with_closed_standard_streams(closed, tmp_path):
     )
     assert done.returncode == 0
     assert output.read_text() == "file"
+
+
+def test_an_interrupt_while_a_command_is_imported_is_one_line(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry.importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit, match=r"^Interrupted\.$"):
+        entry.run_command("train")
