@@ -51,7 +51,11 @@ def events_in(directory: pathlib.Path) -> list[pathlib.Path]:
 def _find(flag: str, value: str, pattern: str, hint: str) -> list[pathlib.Path]:
     directory = pathlib.Path(value)
     if not directory.is_dir():
-        return list(formats.expand_paths(value))
+        found = list(formats.expand_paths(value))
+        missing = [path for path in found if not path.exists()]
+        if missing:
+            raise FileNotFoundError(f"--{flag}: {missing[0]} does not exist. {hint}")
+        return found
     found = _files_in(directory, pattern)
     if not found:
         raise FileNotFoundError(f"--{flag}: {directory} has no file {pattern}. {hint}")

@@ -16,7 +16,11 @@ def test_event_files_are_given_as_a_directory_a_pattern_or_a_list(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [(".", r"--event_log: .* has no file feedback-\*"), ("*.jsonl", "No file matches .*jsonl")],
+    [
+        (".", r"--event_log: .* has no file feedback-\*"),
+        ("*.jsonl", "No file matches .*jsonl"),
+        ("missing", r"--event_log: .*/missing does not exist\. Name the directory"),
+    ],
 )
 def test_a_log_of_events_without_files_is_refused(tmp_path, place, message):
     # Without events, each history that is not empty would differ from the one computed.
