@@ -26,6 +26,7 @@ from tfrecords import formats, terminal
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(train)
 FLAGS.set_default("workdir", None)
+FLAGS["workdir"].help = "Work directory; default: workdir/quickstart, or one named after the log."
 _TIMED_REQUESTS = 200
 
 

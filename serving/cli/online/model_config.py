@@ -33,7 +33,8 @@ from absl import flags
 from serving import errors, manifest, model_config, process
 from serving.cli.flags import bundle_flags
 
-flags.adopt_module_key_flags(bundle_flags)
+flags.declare_key_flag("workdir")
+flags.declare_key_flag("bundle")
 flags.DEFINE_string("root", "/models", "Directory of the bundle on the model server.")
 flags.DEFINE_string("output", None, "File to write; default: print it.")
 flags.DEFINE_bool("follow", False, "Keep the file up to date until SIGTERM or Ctrl-C.")

@@ -69,6 +69,10 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool("json", False, "list: print JSON.")
 FLAGS = flags.FLAGS
+FLAGS["version"].help = (
+    "Release version; required by promote and canary. Default of verify: the stable release, or "
+    "the latest one if none was ever promoted."
+)
 _MAX_NAMED = 3
 # Part of a request -> effect of a release that lacks it or has it in another form.
 _EFFECTS = {

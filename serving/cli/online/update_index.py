@@ -52,6 +52,7 @@ flags.DEFINE_string("rates", None, "Table of an ad field and its rates.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS
+FLAGS["version"].help = "Version of the release to change; default: the stable one and the canary."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -245,6 +245,16 @@ def test_help_has_an_example_and_flags_and_flag_errors_are_one_line(flags_alone,
     assert "\nFlags:\n  --" in shown
 
 
+@pytest.mark.process
+def test_help_of_version_says_what_the_command_does_without_it(flags_alone):
+    shown = {name: " ".join(ended["--help"][1].split()) for name, (ended, _) in flags_alone.items()}
+    assert "--version: Release version; default: the stable release, or" in shown["serve"]
+    assert "--version: Release version; required by promote and canary" in shown["release"]
+    assert "default: the stable one and the canary" in shown["update_index"]
+    # It follows the releases, and refuses the flag.
+    assert "--version" not in shown["model_config"]
+
+
 def tfrec_command(monkeypatch, *arguments):
     """Runs `tfrec` in this process up to the flags of a command."""
     monkeypatch.setattr(sys, "argv", ["tfrec", *arguments])
