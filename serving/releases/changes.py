@@ -221,6 +221,8 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
         except errors.BundleError as error:
             row["problem"] = str(error)
             if isinstance(error, errors.BundleNotFoundError):
+                if version not in named:  # It was pruned in the meantime.
+                    continue
                 # The locks are on the manifest.
                 row |= {"problem": f"manifests/{version}.json is missing", "in_use": None}
             rows.append(row)

@@ -316,6 +316,12 @@ def test_the_list_names_releases_that_are_missing(base):
     assert [row["in_use"] for row in rows] == [None, None, False, False, False]
 
 
+def test_a_release_that_is_pruned_during_a_list_is_left_out(base, monkeypatch):
+    releases.promote(base, 3)
+    monkeypatch.setattr(manifest, "versions", lambda base: [1, 2, 3, 4])
+    assert [row["version"] for row in releases.list_releases(base)] == [3, 2, 1]
+
+
 def test_whether_a_release_is_in_use_is_unknown_if_its_manifest_was_lost(base):
     releases.promote(base, 2)
     held = in_use.hold(base, 2)
