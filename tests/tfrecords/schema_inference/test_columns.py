@@ -1013,6 +1013,7 @@ def test_ambiguous_dates_are_read_in_the_order_in_which_they_are_closest(
         "%a, %d %b %Y %H:%M:%S GMT",
         "%m/%d/%Y, %I:%M:%S %p",
         "%Y-%m-%d %H:%M:%S,%f",
+        "%b %d, %Y @ %H:%M:%S.%f",
         "%b %d %Y %I:%M%p",
         "%d-%b-%y %I.%M.%S.%f %p",
         "%Y%m%d%H",

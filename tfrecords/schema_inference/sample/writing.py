@@ -31,9 +31,9 @@ _CLOCKS = ("", *(f"{sep}{clock}" for sep in (" ", ", ") for clock in (
 )))  # fmt: skip
 _TIME_FORMATS = (
     *(f"{date}{clock}" for date in _DATES for clock in _CLOCKS),
-    "%Y-%m-%d %H:%M:%S,%f", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y",
-    "%b %d %Y %I:%M%p", "%d-%b-%y %I.%M.%S.%f %p", "%a %b %d %H:%M:%S %Y",
-    "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
+    "%b %d, %Y @ %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S,%f", "%d/%b/%Y:%H:%M:%S %z",
+    "%a %b %d %H:%M:%S %z %Y", "%b %d %Y %I:%M%p", "%d-%b-%y %I.%M.%S.%f %p",
+    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
 )  # fmt: skip
 # All of these formats have four digits and a separator.
 _DATE = re.compile(r"(?=.*[\s./-])(\D*\d){4}", re.DOTALL)
