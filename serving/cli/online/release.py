@@ -275,7 +275,7 @@ def _describe(pointer: releases.Pointer | None) -> str:
     text = f"release {pointer.stable} is stable"
     if pointer.canary is None:
         return text
-    return f"{text}, canary {pointer.canary} answers {pointer.share:.1%} of the requests"
+    return f"{text}, canary {pointer.canary} answers {pointer.share:.1%} of the users"
 
 
 def _listed(versions: tuple[int, ...]) -> str:

@@ -405,7 +405,7 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     _, text = call("release", flag, "--action=canary", "--version=2", "--share=0.25")
     assert text == (
         "before: release 1 is stable\n"
-        "now:    release 1 is stable, canary 2 answers 25.0% of the requests\n"
+        "now:    release 1 is stable, canary 2 answers 25.0% of the users\n"
     )
     _, text = call("release", flag)
     lines = text.splitlines()
