@@ -93,7 +93,7 @@ def test_an_ad_value_counts_once_however_often_the_query_has_it():
 def test_numbers_are_compared_by_their_logarithms_and_missing_ones_count_as_the_mean():
     compare = comparisons.Comparisons(FITTED, [(BUDGET, PRICE)])
     nothing = [""] * 7, [["", "", ""]] * 7
-    # Buckets from 1, 10 and 100 on; a step of ten is about a standard deviation, and 10 near the mean.
+    # Buckets from 1, 10 and 100 on; 10 is near the mean, and a step of ten about a deviation.
     query = queries(*nothing, [10.0, 10.0, 100.0, np.nan, np.nan, 100.0, np.nan])
     prices = [10.0, 100.0, 1.0, 100.0, 1.0, np.nan, np.nan]
     found = compare(query, ads([""] * 7, prices)).numpy()
