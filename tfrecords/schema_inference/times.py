@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ _SERIAL_DATES = (20_000, 80_000)
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
 # Numbers such as 1231 are months and days if all of at least this many values can be.
 _MIN_DATES = 10
+# The end of a time whose zone is known.
+_OFFSET = re.compile(r"([zZ]|UTC|GMT|[+-]\d\d:?\d\d)$")
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
 # Units of counted time, the shortest first, with the factors that convert them to days in pandas.
@@ -77,6 +80,8 @@ def find(
                     "dates. They count as seconds; if they are hours or days, multiply them by "
                     "3600 or 86400 before the conversion, because ages depend on it."
                 )
+            elif not column.is_numeric and column.time_format is None:
+                notes += _zone_notes(column)
             return _with_hours(column, [*named, *ending, *columns])
         is_text = not column.is_numeric and clock_format(column) is None
         if column in named and is_text and np.isnan(column.times).any():
@@ -92,6 +97,18 @@ def find(
         for column in lacking
     ]
     return None
+
+
+def _zone_notes(time: Column) -> list[str]:
+    """Returns a note if only some of the times have an offset from UTC."""
+    by_zone = {bool(_OFFSET.search(text.strip())): text[:40] for text in time.known}
+    if len(by_zone) < 2:
+        return []
+    return [
+        f"! Some times of {time.name!r} have an offset, such as {by_zone[True]!r}, and others, "
+        f"such as {by_zone[False]!r}, count as UTC. If these are local times, the order of the "
+        "rows and ages are wrong: write all with their offset."
+    ]
 
 
 def _with_hours(date: Column, columns: Sequence[Column]) -> Column:

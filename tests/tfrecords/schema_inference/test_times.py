@@ -185,6 +185,24 @@ def test_months_and_days_are_not_seconds(tmp_path: pathlib.Path, are_dates: bool
 
 
 @pytest.mark.parametrize(
+    ("offsets", "is_mixed"),
+    [
+        (("", "+02:00"), True),
+        (("", "Z"), True),
+        (("+01:00", "+0200"), False),
+        (("", ""), False),
+    ],
+)
+def test_times_with_and_without_offsets_are_named(
+    tmp_path: pathlib.Path, offsets: tuple[str, str], is_mixed: bool
+) -> None:
+    texts = [f"2026-10-{1 + n // 24:02d}T{n % 24:02d}:30:00{offsets[n % 2]}" for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, time_stamp=texts)
+    assert proposal["time"] == "time_stamp"
+    assert any("have an offset" in note for note in notes) == is_mixed
+
+
+@pytest.mark.parametrize(
     ("start", "wrong", "is_date"),
     [
         (893_286_638, None, True),  # April 1998, as in MovieLens.
