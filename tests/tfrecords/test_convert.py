@@ -169,7 +169,7 @@ def test_a_log_without_a_good_line_is_refused(tmp_path, content):
 
 
 def test_missing_paths_empty_files_directories_and_truncated_gzip_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No log at .*none\.tsv"):
+    with pytest.raises(FileNotFoundError, match=r"No file at .*none\.tsv"):
         logs.converted(tmp_path / "none.tsv", tmp_path / "data")
     with pytest.raises(ValueError, match="is a directory"):
         logs.converted(tmp_path, tmp_path.parent / "data")
@@ -266,7 +266,7 @@ def test_the_catalog_holds_ads_never_shown_encoded_like_the_others(data_set, syn
 def test_an_ad_table_that_is_missing_or_lacks_a_column_is_refused(tmp_path):
     log, ads = logs.write(tmp_path / "log.tsv", logs.rows(30)), tmp_path / "ads.tsv"
     for text, error, message in (
-        (None, FileNotFoundError, r"No log at .*ads\.tsv"),
+        (None, FileNotFoundError, r"No file at .*ads\.tsv"),
         ("C7\tC11\tC13\nfeedbeef\t1\t2\n", ValueError, r"the header lacks the columns \['C17'\]"),
         ("C7\tC11\tC13\tC17\nfeedbeef\n", ValueError, r"line 2: expected 4 columns, got 1"),
     ):

@@ -83,7 +83,7 @@ MISTAKES = {
         "--format=critoe",
     ): "error: Unknown log format 'critoe'",
     ("train.py", "--data_path=x", "--split=tiem"): "Did you mean 'time'?",
-    ("train.py", "--data_path=/nowhere/at/all"): "error: No log at /nowhere/at/all",
+    ("train.py", "--data_path=/nowhere/at/all"): "error: No file at /nowhere/at/all",
     ("train.py", "--data_path=/tmp"): "is a directory",
     ("train.py", "--use_synthetic", "--ranker=atention"): "Did you mean 'attention'?",
     ("train.py", "--use_synthetic", "--retrieval_model=x:Y"): "no module 'x' on the Python",

@@ -172,7 +172,7 @@ def test_a_block_of_bad_lines_alone_gives_an_empty_table(tmp_path):
 
 
 def test_missing_paths_directories_and_empty_files_are_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No log at .*missing\.tsv; check the path"):
+    with pytest.raises(FileNotFoundError, match=r"No file at .*missing\.tsv; check the path"):
         read(tmp_path / "missing.tsv")
     with pytest.raises(ValueError, match=r"is a directory; expected a file"):
         read(tmp_path)

@@ -51,7 +51,7 @@ def open_text(path: pathlib.Path) -> BinaryIO:
             f"'{paths.pattern_of(path)}'."
         )
     if not path.exists():
-        raise FileNotFoundError(f"No log at {path}; check the path.")
+        raise FileNotFoundError(f"No file at {path}; check the path.")
     with path.open("rb") as file:
         magic = file.read(2)
     if not magic:
