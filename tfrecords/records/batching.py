@@ -75,13 +75,11 @@ def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
     lengths = window.get("list_lengths")
     total = tf.shape(window["ad_row"] if lengths is None else lengths, out_type=tf.int64)[0]
     count = tf.cast(tf.math.ceil(total / size), tf.int64)
-    row_ends = None if lengths is None else _row_ends(lengths)
+    # A pair is a request with one row.
+    row_ends = tf.range(total + 1) if lengths is None else _row_ends(lengths)
 
     def batch(index: tf.Tensor) -> Batch:
         first, last = index * total // count, (index + 1) * total // count
-        if row_ends is None:
-            bounds = tf.stack([first]), tf.stack([last])
-            return {name: tf.strided_slice(v, *bounds, [1]) for name, v in window.items()}
         return _requests(window, row_ends, first, last)
 
     return tf.data.Dataset.range(count).map(batch)
