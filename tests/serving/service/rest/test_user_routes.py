@@ -22,6 +22,13 @@ def serve(tiny_bundle, ranker_address, tmp_path):
     return lambda **options: _serving(tiny_bundle, ranker_address, tmp_path, **options)
 
 
+@pytest.fixture(scope="module")
+def http(tiny_bundle, ranker_address, tmp_path_factory):
+    """A client of one service that tests share; each test has its own users."""
+    with _serving(tiny_bundle, ranker_address, tmp_path_factory.mktemp("shared")) as client:
+        yield client
+
+
 class _serving:
     def __init__(self, release, address, directory, store=None, **options):
         opened = store or users.open_store(f"sqlite:{directory}/users.db", CONFIG)
@@ -125,20 +132,19 @@ def test_events_are_logged_as_feedback_to_the_answers_that_they_name(serve, tmp_
         ({"time": 1_800_000_000_000}, 400, "events[0].time: expected at most 300 s after the"),
     ],
 )
-def test_an_invalid_event_refuses_the_whole_batch(serve, changes, status, message):
-    with serve() as http:
-        reply = http.post("/v1/events", json={"events": [event("e1", **changes), event("e2")]})
-        assert error_of(reply)[0] == status
-        assert error_of(reply)[2].startswith(message)
-        assert http.get("/v1/users/u").json()["actions"] == []
+def test_an_invalid_event_refuses_the_whole_batch(http, changes, status, message):
+    events = [event("e1", **{"user_id": "refused", **changes}), event("e2", user_id="refused")]
+    reply = http.post("/v1/events", json={"events": events})
+    assert error_of(reply)[0] == status
+    assert error_of(reply)[2].startswith(message)
+    assert http.get("/v1/users/refused").json()["actions"] == []
 
 
-def test_events_of_a_clock_that_is_slightly_ahead_are_accepted(serve):
-    with serve() as http:
-        ahead = event("e1", time=time.time() + 100)
-        assert http.post("/v1/events", json={"events": [ahead]}).json()["added"] == 1
-        # It has not happened yet.
-        assert http.get("/v1/users/u").json()["actions"] == []
+def test_events_of_a_clock_that_is_slightly_ahead_are_accepted(http):
+    ahead = event("e1", user_id="ahead", time=time.time() + 100)
+    assert http.post("/v1/events", json={"events": [ahead]}).json()["added"] == 1
+    # It has not happened yet.
+    assert http.get("/v1/users/ahead").json()["actions"] == []
 
 
 def test_readiness_reports_a_feedback_log_until_it_can_be_written_again(serve, tmp_path, caplog):
@@ -157,85 +163,78 @@ def test_readiness_reports_a_feedback_log_until_it_can_be_written_again(serve, t
         assert problem() is None
 
 
-def test_events_of_ads_outside_the_catalog_are_accepted(serve):
-    with serve() as http:
-        gone = {"events": [event("e1", ad_id="gone")]}
-        assert http.post("/v1/events", json=gone).json() == {"received": 1, "added": 1}
+def test_events_of_ads_outside_the_catalog_are_accepted(http):
+    gone = {"events": [event("e1", user_id="curious", ad_id="gone")]}
+    assert http.post("/v1/events", json=gone).json() == {"received": 1, "added": 1}
 
 
 @pytest.mark.parametrize("user_id", ["u", "a/b", "50 %", "ü{}*", "a\nb", "\n"])
-def test_a_profile_is_set_and_a_user_is_erased(serve, user_id):
+def test_a_profile_is_set_and_a_user_is_erased(http, user_id):
     path = "/v1/users/" + "".join(f"%{byte:02X}" for byte in user_id.encode())
-    with serve() as http:
-        profile = {"country": "CH", "age": 33}
-        assert http.put(path, json={"profile": profile}).json() == {"profile": profile}
-        body = {"user_id": user_id, "request_id": "r"}
-        asked = http.post("/v1/recommend", json=body)
-        assert asked.json()["user_data"] == "found"
-        assert http.get(path).json()["profile"] == profile
-        # The impressions of the answer are written first, and do not restore the user.
-        assert http.delete(path).json() == {"deleted": True}
-        assert http.delete(path).json() == {"deleted": False}
-        assert http.get(path).json() == {"profile": {}, "actions": [], "impressions": []}
-        assert http.post("/v1/recommend", json=body).json()["user_data"] == "unknown"
+    profile = {"country": "CH", "age": 33}
+    assert http.put(path, json={"profile": profile}).json() == {"profile": profile}
+    body = {"user_id": user_id, "request_id": "r"}
+    asked = http.post("/v1/recommend", json=body)
+    assert asked.json()["user_data"] == "found"
+    assert http.get(path).json()["profile"] == profile
+    # The impressions of the answer are written first, and do not restore the user.
+    assert http.delete(path).json() == {"deleted": True}
+    assert http.delete(path).json() == {"deleted": False}
+    assert http.get(path).json() == {"profile": {}, "actions": [], "impressions": []}
+    assert http.post("/v1/recommend", json=body).json()["user_data"] == "unknown"
 
 
-def test_a_profile_that_the_release_cannot_use_is_refused(serve):
-    with serve() as http:
-        for body, status, message in [
-            (
-                {"profile": {"contry": "CH"}},
-                400,
-                "profile: unknown field 'contry' (str). Did you mean",
-            ),
-            ({"profile": {"age": "old"}}, 400, "profile.age: expected a finite number or null"),
-            ({"profle": {}}, 422, "request: unknown key 'profle' (str). Did you mean 'profile'?"),
-            ({"profile": []}, 422, "profile: expected an object, got [] (list)"),
-        ]:
-            reply = http.put("/v1/users/u", json=body)
-            assert error_of(reply)[0] == status
-            assert error_of(reply)[2].startswith(message)
-        assert http.get("/v1/users/u").json()["profile"] == {}
+def test_a_profile_that_the_release_cannot_use_is_refused(http):
+    for body, status, message in [
+        (
+            {"profile": {"contry": "CH"}},
+            400,
+            "profile: unknown field 'contry' (str). Did you mean",
+        ),
+        ({"profile": {"age": "old"}}, 400, "profile.age: expected a finite number or null"),
+        ({"profle": {}}, 422, "request: unknown key 'profle' (str). Did you mean 'profile'?"),
+        ({"profile": []}, 422, "profile: expected an object, got [] (list)"),
+    ]:
+        reply = http.put("/v1/users/unset", json=body)
+        assert error_of(reply)[0] == status
+        assert error_of(reply)[2].startswith(message)
+    assert http.get("/v1/users/unset").json()["profile"] == {}
 
 
 @pytest.mark.parametrize("user_id", ["u" * 257, "u%00"])
-def test_an_invalid_user_id_is_refused(serve, user_id):
+def test_an_invalid_user_id_is_refused(http, user_id):
     path = f"/v1/users/{user_id}"
-    with serve() as http:
-        for reply in (
-            http.get(path),
-            http.put(path, json={"profile": {"country": "CH"}}),
-            http.delete(path),
-        ):
-            assert error_of(reply)[:2] == (400, "invalid_request")
-            assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
+    for reply in (
+        http.get(path),
+        http.put(path, json={"profile": {"country": "CH"}}),
+        http.delete(path),
+    ):
+        assert error_of(reply)[:2] == (400, "invalid_request")
+        assert error_of(reply)[2].startswith("user_id: expected 1 to 256 characters")
 
 
-def test_an_error_quotes_a_path_with_a_line_break(serve):
-    with serve() as http:
-        status, _, message = error_of(http.post("/v1/users/a%0Ab"))
-        assert (status, message) == (405, "POST /v1/users/a\nb: Method Not Allowed")
+def test_an_error_quotes_a_path_with_a_line_break(http):
+    status, _, message = error_of(http.post("/v1/users/a%0Ab"))
+    assert (status, message) == (405, "POST /v1/users/a\nb: Method Not Allowed")
 
 
-def test_the_allow_header_names_all_methods_of_a_path(serve):
-    with serve() as http:
-        assert http.post("/v1/users/u").headers["allow"] == "DELETE, GET, PUT"
-        assert http.get("/v1/events").headers["allow"] == "POST"
+def test_the_allow_header_names_all_methods_of_a_path(http):
+    assert http.post("/v1/users/u").headers["allow"] == "DELETE, GET, PUT"
+    assert http.get("/v1/events").headers["allow"] == "POST"
 
 
-def test_a_user_id_that_is_not_utf8_is_refused_and_affects_no_other_user(serve):
-    with serve() as http:
-        # The character that replaces invalid UTF-8 is a valid id.
-        replacing = "/v1/users/%EF%BF%BD"
-        assert http.put(replacing, json={"profile": {"country": "CH"}}).status_code == 200
-        for reply in (
-            http.get("/v1/users/%ff"),
-            http.put("/v1/users/%ff", json={"profile": {"country": "FR"}}),
-            http.delete("/v1/users/%fe"),
-        ):
-            assert error_of(reply)[:2] == (400, "invalid_request")
-            assert error_of(reply)[2].startswith("user_id: expected percent-encoded UTF-8")
-        assert http.get(replacing).json()["profile"] == {"country": "CH"}
+def test_a_user_id_that_is_not_utf8_is_refused_and_affects_no_other_user(http):
+    # The character that replaces invalid UTF-8 is a valid id.
+    replacing = "/v1/users/%EF%BF%BD"
+    assert http.put(replacing, json={"profile": {"country": "CH"}}).status_code == 200
+    for reply in (
+        http.get("/v1/users/%ff"),
+        http.put("/v1/users/%ff", json={"profile": {"country": "FR"}}),
+        http.delete("/v1/users/%fe"),
+    ):
+        assert error_of(reply)[:2] == (400, "invalid_request")
+        assert error_of(reply)[2].startswith("user_id: expected percent-encoded UTF-8")
+    assert http.get(replacing).json()["profile"] == {"country": "CH"}
 
 
 def test_user_routes_require_the_token(serve):
