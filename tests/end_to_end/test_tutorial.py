@@ -13,7 +13,7 @@ SMALLER = {
     "epochs=10,": "epochs=1, refit=False,",
     "epochs=4,": "epochs=1,",
     "tfrec.EvaluationConfig(resamples=50)": "tfrec.EvaluationConfig(resamples=5)",
-    # Fewer lessons of the towers and no graph optimization, as in conftest.
+    # Fewer lessons of the towers and no graph optimization, as in tiny_models.
     "import dataclasses\n": f"""
 import dataclasses
 import gc

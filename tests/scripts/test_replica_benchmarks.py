@@ -10,8 +10,8 @@ pytestmark = [pytest.mark.process, pytest.mark.benchmark]
 
 def test_no_request_fails_or_is_unranked_while_a_replica_is_killed_or_stopped(tiny_base):
     done = scripts_in_forks.run(
-        "benchmarks/replicas.py", f"--bundle={tiny_base}", "--replicas=2", "--rate=10",
-        "--duration_seconds=2", "--warm_up_seconds=1", "--deadline_ms=60000",
+        "benchmarks/replicas.py", f"--bundle={tiny_base}", "--replicas=2", "--rate=20",
+        "--duration_seconds=1", "--warm_up_seconds=1", "--deadline_ms=60000",
         "--phases=killed,restarted,stopped",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -86,7 +86,7 @@ def main() -> None:
 
     from serving import export, operations, service  # noqa: F401
 
-    # As in tests/conftest.py: graph optimization and lessons would take most of the time.
+    # As in tiny_models.py: graph optimization and lessons would take most of the time.
     lessons.give(lessons.FEW)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     # Forks do not collect garbage among the objects that they share.
