@@ -314,7 +314,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         empty = tf.logical_not(tf.reduce_any(present, axis=-1, keepdims=True))
         from_end = tf.cumsum(tf.cast(present, tf.int32), axis=-1, exclusive=True, reverse=True)
         logits = tf.gather(self.logits, from_end)
-        return tf.nn.softmax(tf.where((present | empty)[..., None], logits, -1e9), axis=-2)
+        return _softmax_of_values(tf.where((present | empty)[..., None], logits, -1e9))
 
     def _weights_by_age(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Returns the weights [B, L, A] by age and event, whose sums over L are below 1.
@@ -331,7 +331,12 @@ class HistoryPooling(tf.keras.layers.Layer):
         logits = tf.where(known[..., None], logits, -1e9)
         # No event of an age counts as one event of logit 0.
         logits = tf.concat([tf.zeros_like(logits[..., :1, :]), logits], axis=-2)
-        return tf.nn.softmax(logits, axis=-2)[..., 1:, :]
+        return _softmax_of_values(logits)[..., 1:, :]
+
+
+def _softmax_of_values(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the softmax [..., L, H] over L; `axis=-2` would add forty operations to the graph."""
+    return tf.linalg.matrix_transpose(tf.nn.softmax(tf.linalg.matrix_transpose(logits)))
 
 
 def interpolate_ages(points: tf.Tensor) -> tf.Tensor:

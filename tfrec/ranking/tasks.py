@@ -93,15 +93,14 @@ def labeled_rows(
         an impression, with ESMM for a head after the click. Weights [L] with
         mean 1 over the whole batch, or None.
     """
-    known = _is_labeled(head, batch)
-    clicks = tf.boolean_mask(batch[CLICK.label], known)
-    head_logits, click_logits = (
-        tf.boolean_mask(logits[name], known) for name in (head, CLICK.label)
-    )
+    rows = tf.where(_is_labeled(head, batch))
+    clicks, labels = (tf.gather_nd(batch[name], rows) for name in (CLICK.label, head))
+    labels, weights = labels[:, None], None
+    click_logits = tf.gather_nd(logits[CLICK.label], rows)
     click_logits = down_sampling.in_sample(click_logits, clicks, negative_keep_rate)
-    labels, weights = tf.boolean_mask(batch[head], known)[:, None], None
     if head == CLICK.label:
         return labels, click_logits[:, None], None
+    head_logits = tf.gather_nd(logits[head], rows)
     if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
         return labels, layers.after_click_logits(click_logits, head_logits)[:, None], None
     # No weights are needed for clicks: their logits are corrected above.
@@ -110,7 +109,7 @@ def labeled_rows(
         all_weights = weights
         if layers.WHOLE in batch:
             whole = layers.whole_batch(batch)
-            clicks = tf.boolean_mask(whole[CLICK.label], _is_labeled(head, whole))
+            clicks = tf.gather_nd(whole[CLICK.label], tf.where(_is_labeled(head, whole)))
             all_weights = down_sampling.weights(clicks, negative_keep_rate)
         weights /= tf.reduce_mean(all_weights)
     return labels, head_logits if HEADS[head].is_amount else head_logits[:, None], weights
