@@ -303,7 +303,7 @@ class EvaluationConfig:
     resamples: int = option(
         200,
         "Bootstrap resamples behind each interval; fewer on more than a million rows.",
-        at_least=0,
+        at_least=2,
     )
     segment_fields: str = option(
         "",

@@ -26,7 +26,7 @@ from tfrec import config
         ),
         (config.RankerConfig, {"seed": -1}, r"seed: .* >= 0 and <= 4294967294, got -1"),
         (config.RetrievalConfig, {"seed": 2**32}, r"<= 4294967294, got 4294967296"),
-        (config.EvaluationConfig, {"resamples": -1}, r"EvaluationConfig\.resamples: .* >= 0"),
+        (config.EvaluationConfig, {"resamples": 1}, r"EvaluationConfig\.resamples: .* >= 2"),
     ],
 )
 def test_options_out_of_range_are_refused(kind, options, said):

@@ -368,7 +368,7 @@ def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set
 
 
 def test_segments_by_unknown_fields_are_refused(data_set, models):
-    wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=0)
+    wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=2)
     with pytest.raises(ValueError, match=r"'I10'; expected categorical fields of the ad side: "):
         evaluation.evaluate(data_set, models, config=wrong)
 
@@ -383,7 +383,7 @@ def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, model
             lambda queries, k: np.tile(rows[:20], (len(queries), 1)),
         )
 
-    plain = config.EvaluationConfig(resamples=0)
+    plain = config.EvaluationConfig(resamples=2)
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
     funnel = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
     utility = funnel.utilities["click"]
