@@ -240,6 +240,7 @@ class Pipeline:
         use_published = self._is_published(data_set, index_config)
         index_config = index_config or self._steps.config("evaluation", "index", IndexConfig)
         check_kind(config, EvaluationConfig)
+        evaluation.check_segments(config.segment_fields, data_set.schema)
         path = self.path("evaluation") / "metrics.json"
         page = path.with_name("report.html")
         truth = self.truth_of(data_set)

@@ -27,6 +27,7 @@ from tfrec.evaluation.retrieval_comparison import (
     evaluate_retrieval,
     recommender_of,
 )
+from tfrec.evaluation.segments import check_segments
 
 __all__ = [
     "NDCG_AT",
@@ -54,6 +55,7 @@ __all__ = [
     "UniformExposure",
     "UtilityFunnel",
     "ValueFunnel",
+    "check_segments",
     "compare_recommenders",
     "evaluate",
     "evaluate_retrieval",

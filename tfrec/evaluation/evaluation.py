@@ -81,7 +81,7 @@ def evaluate(
             config names segments that the log does not have.
     """
     config = config or EvaluationConfig()
-    segments.check(config.segment_fields, data_set.schema)
+    segments.check_segments(config.segment_fields, data_set.schema)
     truth = ground_truth.load_ground_truth(truth_log, data_set) if truth_log is not None else None
     judged = models.heads
     ranker, curves, shown = {}, {}, {}

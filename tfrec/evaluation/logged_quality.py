@@ -124,7 +124,7 @@ def by_segment(
 ) -> report.SegmentQuality:
     """Measures the probability heads that have labels by segment."""
     position = data_set.column(SPLIT, "position") if data_set.spec.has_position else None
-    fields = segments.check(config.segment_fields, data_set.schema)
+    fields = segments.check_segments(config.segment_fields, data_set.schema)
     cuts = segments.split_rows(data_set, logged.predictions.ad_rows, position, fields)
     heads = {}
     for head in logged.served:

@@ -41,7 +41,7 @@ class Segmentation:
     segment: np.ndarray
 
 
-def check(fields: str, schema: Schema) -> list[str]:
+def check_segments(fields: str, schema: Schema) -> list[str]:
     """Returns the fields of a comma-separated list.
 
     Raises:
@@ -70,7 +70,7 @@ def split_rows(
         data_set: The converted log.
         ad_rows: [L] catalog rows.
         position: [L] logged positions; None if the log has none.
-        fields: Ad fields, from `check`; empty: `advertiser_like` chooses them.
+        fields: Ad fields, from `check_segments`; empty: `advertiser_like` chooses them.
     """
     catalog = data_set.catalog()
     chosen = fields or advertiser_like(data_set.schema, catalog)

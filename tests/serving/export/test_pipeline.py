@@ -174,6 +174,12 @@ def test_the_published_index_is_not_evaluated_if_the_fields_of_its_ads_have_chan
     assert bases == [tmp_path / "bundle", None]
 
 
+def test_unknown_segments_are_refused_before_models_are_loaded(data_set, tmp_path):
+    wrong = config.EvaluationConfig(segment_fields="nope")
+    with pytest.raises(ValueError, match="segment_fields has 'nope'; expected categorical fields"):
+        export.Pipeline(tmp_path).evaluate(data_set, wrong)  # There are no models.
+
+
 def test_options_of_an_evaluation_by_another_version_are_refused(data_set, tmp_path):
     (tmp_path / "steps").mkdir()
     note = tmp_path / "steps" / "evaluation.json"
