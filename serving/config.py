@@ -26,11 +26,12 @@ def option(
         default: Default of the option and of the flag: a number, a string or a boolean. The flag
             has the same type.
         help: Help text, which is not repeated in the docstring of the config.
-        minimum: Minimum that the flag accepts. None: any value.
+        minimum: Minimum that the flag accepts. None: any finite value.
         flag: Name of the flag. None: the name of the option.
     """
+    limits = {} if minimum is None else {">=": minimum}
     return dataclasses.field(
-        default=default, metadata={"help": help, "minimum": minimum, "flag": flag}
+        default=default, metadata={"help": help, "limits": limits, "flag": flag}
     )
 
 

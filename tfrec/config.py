@@ -69,21 +69,28 @@ def check_options(config: Any) -> None:
             continue  # An option of a subclass; see `check_kind`.
         kind: Any = type(field.default)
         value = getattr(config, field.name)
-        limits = field.metadata["limits"]
-        has_type = isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind is bool)
-        if has_type:
+        if isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind is bool):
             value = kind(value)  # A number of NumPy cannot be written as JSON.
             object.__setattr__(config, field.name, value)
-        is_finite = kind is not float or (has_type and math.isfinite(value))
-        is_within = has_type and all(
-            _IS_WITHIN[sign](value, limit) for sign, limit in limits.items()
+            if is_within(field, value):
+                continue
+        raise ValueError(
+            f"{type(config).__name__}.{field.name}: expected {values_of(field)}, got {value!r}."
         )
-        if not (is_finite and is_within):
-            expected = " and ".join(f"{sign} {limit:.15g}" for sign, limit in limits.items())
-            raise ValueError(
-                f"{type(config).__name__}.{field.name}: expected {_NOUNS[kind]}"
-                f"{f' {expected}' if expected else ''}, got {value!r}."
-            )
+
+
+def values_of(field: dataclasses.Field[Any]) -> str:
+    """Returns the type and the range of an option, such as `a whole number >= 1`."""
+    limits = field.metadata["limits"].items()
+    noun = _NOUNS[type(field.default)]
+    return " ".join([noun, " and ".join(f"{sign} {limit:.15g}" for sign, limit in limits)]).strip()
+
+
+def is_within(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Returns whether a value of the type of an option is in its range, and finite."""
+    limits = field.metadata["limits"].items()
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    return is_finite and all(_IS_WITHIN[sign](value, limit) for sign, limit in limits)
 
 
 def check_kind(config: Any, kind: type) -> None:
@@ -111,9 +118,14 @@ class ConvertConfig:
         0.1,
         "Share of the log held out for validation; in a split by order or time, just before the "
         "test part.",
+        above=0,
+        below=1,
     )
     test_fraction: float = option(
-        0.1, "Share of the log held out for testing; in a split by order or time, at its end."
+        0.1,
+        "Share of the log held out for testing; in a split by order or time, at its end.",
+        above=0,
+        below=1,
     )
     max_rejected_fraction: float = option(
         0.01, "Maximum share of unusable lines; a log with more is refused.", at_least=0, at_most=1

@@ -1,20 +1,35 @@
 """Derives flags from config dataclasses, which define the default and help of each option."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from absl import flags
 
+from tfrec import config as options
+
 Config = TypeVar("Config")
-_DEFINE: dict[type, Callable[..., Any]] = {
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-    bool: flags.DEFINE_bool,
-}
+_AS_TEXT: flags.ArgumentSerializer[float] = flags.ArgumentSerializer()
 # Flags belong to the module that calls `define_flags`, so that its --help shows them.
 flags.disclaim_key_flags()
+
+
+class _NumberParser(flags.ArgumentParser[float]):
+    """Parses a number and refuses it if it is not in the range of an option.
+
+    Args:
+        field: The option.
+    """
+
+    def __init__(self, field: dataclasses.Field[Any]) -> None:
+        self._field = field
+        self.syntactic_help = options.values_of(field)
+
+    def parse(self, argument: Any) -> float:
+        kind: Any = type(self._field.default)
+        value: float = kind(argument)
+        if not options.is_within(self._field, value):
+            raise ValueError(self.syntactic_help)
+        return value
 
 
 def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
@@ -26,10 +41,14 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
     """
     for flag, field in options_of(config).items():
         if names is None or field.name in names:
-            minimum = field.metadata.get("minimum")
-            limits = () if minimum is None else (minimum,)
-            define = _DEFINE[type(field.default)]
-            define(flag, field.default, field.metadata["help"], *limits)
+            default: Any = field.default
+            text = field.metadata["help"]
+            if isinstance(default, bool):
+                flags.DEFINE_bool(flag, default, text)
+            elif isinstance(default, str):
+                flags.DEFINE_string(flag, default, text)
+            else:
+                flags.DEFINE(_NumberParser(field), flag, default, text, serializer=_AS_TEXT)
 
 
 def from_flags(config: type[Config], **overrides: Any) -> Config:

@@ -113,7 +113,7 @@ _DEFINE: dict[type, Callable[..., Any]] = {
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags; libraries may import this module without defining them."""
     for name, option in server_options.FLAGS.items():
-        limits = () if option.metadata["minimum"] is None else (option.metadata["minimum"],)
+        limits = option.metadata["limits"].values()
         _define(values, name, option.default, option.metadata["help"], *limits)
     for name, arguments in _OTHERS.items():
         _define(values, name, *arguments)

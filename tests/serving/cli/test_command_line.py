@@ -69,6 +69,9 @@ MISTAKES = {
     ("rebuild_users.py", "--impressions=nowhere"): (
         "error: Expected the address of a user store, got none. Set --user_store or the environment"
     ),
+    ("evaluate.py", "--resamples=1"): "error: --resamples: expected a whole number >= 2, got '1'.",
+    ("train_ranker.py", "--dropout=1"): "--dropout: expected a number >= 0 and < 1, got '1'.",
+    ("serve.py", "--deadline_ms=nan"): "error: --deadline_ms: expected a number >= 1, got 'nan'.",
     ("train.py", "--n_samples=7"): "error: --n_samples: expected integer >= 100, got '7'.",
     ("train.py", "--json=maybe"): "error: --json: expected --json or --nojson, got 'maybe'.",
     ("serve.py", "something"): "error: Unexpected argument 'something'; options start with --.",
