@@ -5,6 +5,7 @@ Errors go to standard error as one line; `error:` is red on a terminal, unless N
 """
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -49,6 +50,9 @@ def parse(argv: list[str], command: ModuleType, known_only: bool = False) -> lis
         fail(message_of(error))
     if rest[1:] and not known_only:
         fail(unknown_argument(rest[1]))
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            fail(f"--{name}: expected a finite number, got {value}.")
     return rest
 
 
