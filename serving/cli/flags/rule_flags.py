@@ -10,8 +10,7 @@ flags.DEFINE_string(
     None,
     "Business rules for requests without any: a JSON object, or a file with one, "
     'such as {"caps": [{"field": "advertiser", "max": 2}], "frequency_caps": [{"max": 3}], '
-    '"diversity": [{"field": "category", "penalty": 0.3}], "exploration": {"share": 0.05}}. For a '
-    'service, "filters" as in a request are also accepted; they apply to all requests.',
+    '"diversity": [{"field": "category", "penalty": 0.3}], "exploration": {"share": 0.05}}.',
 )
 flags.DEFINE_string(
     "impression_log",

@@ -91,6 +91,7 @@ config_flags.define_flags(config.RankingConfig)
 config_flags.define_flags(config.HttpConfig)
 config_flags.define_flags(config.UserStoreConfig)
 FLAGS = flags.FLAGS
+FLAGS["rules"].help += ' "filters" as in a request are also accepted; they apply to all requests.'
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 15

@@ -259,6 +259,15 @@ def test_help_of_version_says_what_the_command_does_without_it(flags_alone):
     assert "--version" not in shown["model_config"]
 
 
+@pytest.mark.process
+def test_only_the_rules_of_a_service_may_have_filters(flags_alone):
+    for name in ("serve", "inference"):
+        ended, _ = flags_alone[name]
+        rules = " ".join(ended["--help"][1].split()).partition("--rules: ")[2].partition(" --")[0]
+        assert '"exploration": {"share": 0.05}}.' in rules
+        assert ('"filters" as in a request' in rules) == (name == "serve")
+
+
 def tfrec_command(monkeypatch, *arguments):
     """Runs `tfrec` in this process up to the flags of a command."""
     monkeypatch.setattr(sys, "argv", ["tfrec", *arguments])
