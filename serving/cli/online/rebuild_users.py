@@ -92,8 +92,8 @@ def main() -> None:
             "with --nostore_impressions; impressions that were sent as events count"
         )
     if done.anonymous:
-        clause = "event names no user and was", "events name no user and were"
-        print(f"{terminal.format_count(done.anonymous, *clause)} left out")
+        nouns = "impression or event names", "impressions and events name"
+        print(f"{terminal.format_count(done.anonymous, *nouns)} no user; left out")
     if done.ahead:
         print(
             f"Left out because they are more than {requests.MAX_SECONDS_AHEAD:g} s ahead of this "

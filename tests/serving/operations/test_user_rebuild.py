@@ -93,12 +93,17 @@ def test_a_rebuilt_store_has_what_the_service_had(logged, tmp_path):
 
 @pytest.mark.process
 def test_the_command_finds_the_events_next_to_impressions_named_by_a_pattern(logged, tmp_path):
-    flags = (f"--impressions={tmp_path}/log/{impressions.FILE_PATTERN}", "--json")
-    done = scripts_in_forks.run(
-        "rebuild_users.py", f"--user_store=sqlite:{tmp_path}/again.db", *flags
+    command = (
+        "rebuild_users.py",
+        f"--user_store=sqlite:{tmp_path}/again.db",
+        f"--impressions={tmp_path}/log/{impressions.FILE_PATTERN}",
     )
+    done = scripts_in_forks.run(*command, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["events"] == 8
+    shown = scripts_in_forks.run(*command).stdout
+    assert shown.startswith("12 impressions and 8 events, 0 of them added to the store; 20 not")
+    assert "6 impressions and events name no user; left out" in shown
 
 
 def test_a_store_in_use_gets_only_what_it_does_not_have(logged, tmp_path):
