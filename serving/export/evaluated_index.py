@@ -17,12 +17,26 @@ from tfrec import evaluation
 from tfrecords import reader
 
 
+def checked_filters(
+    filters: dict[str, Any] | None, data_set: reader.DataSet
+) -> requests.Filters | None:
+    """Returns the filters of a JSON object, as in a request; None if there are none.
+
+    Raises:
+        InvalidRequestError: The filters are invalid.
+    """
+    kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
+    return requests.FilterFields(kinds).check(
+        None if filters is None else requests.parse(requests.Filters, filters, "filters")
+    )
+
+
 def opener(
     base: pathlib.Path | None,
     data_set: reader.DataSet,
     models: evaluation.Models,
     config: IndexConfig,
-    filters: dict[str, Any] | None,
+    filters: requests.Filters | None,
 ) -> evaluation.OpenIndex:
     """Returns the function that opens the index for `evaluation.evaluate`.
 
@@ -32,10 +46,9 @@ def opener(
         data_set: The converted log.
         models: The trained stages.
         config: Configuration of an index that is built.
-        filters: Filters to measure, as in a request, or None.
+        filters: Filters to measure, from `checked_filters`, or None.
 
     Raises:
-        InvalidRequestError: The filters are invalid; raised by the returned function.
         ValueError: A custom kind of index fails, or cannot be served.
     """
     found = _published(base, data_set, models)
@@ -46,17 +59,13 @@ def opener(
 
     def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:
         index, name = found or _built(embeddings, data_set, models, config)
-        kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
-        checked = requests.FilterFields(kinds).check(
-            None if filters is None else requests.parse(requests.Filters, filters, "filters")
-        )
-        if checked is None:
+        if filters is None:
             return evaluation.CandidateIndex(name, lambda queries, k: index.search(queries, k)[1])
-        eligible = index.eligible(checked)
+        eligible = index.eligible(filters)
         return evaluation.CandidateIndex(
             name,
             lambda queries, k: index.search(queries, k)[1],
-            f"{json.dumps(checked.to_json())}, which {eligible.count:,} of "
+            f"{json.dumps(filters.to_json())}, which {eligible.count:,} of "
             f"{index.num_ads:,} ads meet",
             lambda queries, k: index.search(queries, k, eligible)[1],
         )

@@ -235,12 +235,14 @@ class Pipeline:
 
         Raises:
             ValueError: An option is invalid, or the stages cannot be loaded.
+            InvalidRequestError: The filters are invalid.
         """
         config = config or self._steps.config("evaluation", "config", EvaluationConfig)
         use_published = self._is_published(data_set, index_config)
         index_config = index_config or self._steps.config("evaluation", "index", IndexConfig)
         check_kind(config, EvaluationConfig)
         evaluation.check_segments(config.segment_fields, data_set.schema)
+        checked_filters = evaluated_index.checked_filters(filters, data_set)
         path = self.path("evaluation") / "metrics.json"
         page = path.with_name("report.html")
         truth = self.truth_of(data_set)
@@ -248,7 +250,7 @@ class Pipeline:
         def measure() -> None:
             models = self.models(data_set)
             base = self.path("bundle") if use_published else None
-            index = evaluated_index.opener(base, data_set, models, index_config, filters)
+            index = evaluated_index.opener(base, data_set, models, index_config, checked_filters)
             report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             page.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import tfrecords
-from serving import export, index
+from serving import errors, export, index
 from serving.export import evaluated_index
 from serving.export.steps import Steps
 from tfrec import config, retrieval
@@ -178,6 +178,12 @@ def test_unknown_segments_are_refused_before_models_are_loaded(data_set, tmp_pat
     wrong = config.EvaluationConfig(segment_fields="nope")
     with pytest.raises(ValueError, match="segment_fields has 'nope'; expected categorical fields"):
         export.Pipeline(tmp_path).evaluate(data_set, wrong)  # There are no models.
+
+
+def test_wrong_filters_are_refused_before_models_are_loaded(data_set, tmp_path):
+    filters = {"conditions": [{"field": "nope", "at_most": 9}]}
+    with pytest.raises(errors.InvalidRequestError, match="expected the name of an ad field, got"):
+        export.Pipeline(tmp_path).evaluate(data_set, filters=filters)
 
 
 def test_options_of_an_evaluation_by_another_version_are_refused(data_set, tmp_path):
