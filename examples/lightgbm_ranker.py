@@ -20,9 +20,10 @@ import lightgbm
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from serving import releases
+from serving.cli import command_line
 from tfrecords import encoding, reader
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with data set and release.")
@@ -82,7 +83,7 @@ class TreeRanker(tf.Module):
         self.serve = function.get_concrete_function(ad_features=features, **fields)
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     data_set = reader.DataSet(pathlib.Path(FLAGS.workdir) / "data")
     ranker = TreeRanker(train(data_set), data_set.fitted)
     released = pathlib.Path(FLAGS.workdir) / "bundle"
@@ -102,4 +103,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -11,7 +11,9 @@ import sys
 
 import use_cases
 import writing
-from absl import app, flags
+from absl import flags
+
+from serving.cli import command_line
 
 flags.DEFINE_enum("example", None, sorted(use_cases.EXAMPLES), "Which example.")
 flags.DEFINE_integer("rows", 20_000, "Approximate number of rows.", lower_bound=100)
@@ -20,9 +22,7 @@ flags.DEFINE_string("output", None, "Directory; default: workdir/examples/EXAMPL
 FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}; options start with --, see --help.")
+def main() -> None:
     if FLAGS.example is None:
         sys.exit(f"error: give --example=NAME, one of {', '.join(sorted(use_cases.EXAMPLES))}.")
     directory = pathlib.Path(FLAGS.output or f"workdir/examples/{FLAGS.example}")
@@ -31,4 +31,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

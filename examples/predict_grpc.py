@@ -16,10 +16,11 @@ import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start
 import grpc
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import errors, manifest, releases
+from serving.cli import command_line
 
 flags.DEFINE_string("bundle", "workdir/quickstart/bundle", "Base directory of the bundles.")
 flags.DEFINE_string("address", "localhost:8500", "The model server's host and gRPC port.")
@@ -45,7 +46,7 @@ def request(base: pathlib.Path) -> predict_pb2.PredictRequest:
     return message
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     try:
         with grpc.insecure_channel(FLAGS.address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -56,4 +57,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -146,7 +146,7 @@ def test_lightgbm_trees_are_served_after_the_towers(workdir, data_set, script, m
     base = workdir / "lightgbm"
     with flagsaver.flagsaver():
         flags.FLAGS(["example", f"--workdir={workdir}", f"--bundle={base}"])
-        example.main([])
+        example.main()
     features = np.asarray(data_set.catalog().features)
     window = next(iter(data_set.windows("test")))
     ads = data_set.catalog().ad_ids.to_pylist()

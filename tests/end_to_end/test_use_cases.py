@@ -6,6 +6,7 @@ import json
 import shlex
 
 import pytest
+import scripts_in_forks
 from absl import flags
 from repository import EXAMPLES
 
@@ -77,6 +78,22 @@ def test_the_same_flags_give_the_same_files(writing, tmp_path):
     assert [path.read_bytes() for path in writing.write("shop", 800, tmp_path / "b")] == first
     other = writing.write("shop", 800, tmp_path / "c", seed=2)[0]
     assert other.read_bytes() != first[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--example=shops", "got 'shops'. Did you mean 'shop'?"),
+        ("--rows=3", "--rows: expected integer >= 100, got '3'."),
+        ("--exampel=shop", "Unknown flag --exampel. Did you mean --example?"),
+        ("shop", "Unexpected argument 'shop'"),
+    ],
+)
+def test_a_wrong_flag_is_an_error_like_those_of_the_commands(argument, message):
+    done = scripts_in_forks.run(EXAMPLES / "make_log.py", argument)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
 
 
 @pytest.mark.trains
