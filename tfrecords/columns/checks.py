@@ -297,7 +297,8 @@ def checked_times(
         expected = (
             f"a time of the format {time_format!r}"
             if time_format
-            else "a number or an ISO 8601 time (or set time_format in the schema)"
+            else "a number or an ISO 8601 time, with an offset such as +02:00 or without a zone "
+            "(or set time_format in the schema)"
         )
         faults.add(
             np.isnan(result),

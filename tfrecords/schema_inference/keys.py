@@ -263,7 +263,8 @@ def request_key(
     for column in columns:
         if not is_request_id(column, user) or column.missing_share > known_names.MAX_MISSING:
             continue
-        repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
+        repeats = column.codes[1:] == column.codes[:-1]
+        repeated = float(repeats.mean()) if len(repeats) else 0
         if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBORS:
             notes.append(
                 f"{column.name!r} does not repeat in adjacent rows, so each row is a request."

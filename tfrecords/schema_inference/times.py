@@ -22,6 +22,11 @@ _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
 _MIN_DATES = 10
 # The end of a time whose zone is known.
 _OFFSET = re.compile(r"([zZ]|UTC|GMT|[+-]\d\d:?\d\d)$")
+# The name of a zone after a time of day or its offset: CEST, Europe/Zurich or [Europe/Zurich].
+_ZONE = re.compile(
+    r"\d:\d\d(?:[.,]\d+)?(?P<offset>[zZ]|\s?[+-]\d\d:?\d\d)?\s*"
+    r"(?P<name>\[[^]]+]|[A-Z]{3,5}\b|[A-Z][a-z]+/[A-Za-z_/]+)"
+)
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
 # Units of counted time, the shortest first, with the factors that convert them to days in pandas.
@@ -86,10 +91,7 @@ def find(
         is_text = not column.is_numeric and clock_format(column) is None
         if column in named and is_text and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
-            notes.append(
-                f"{column.name!r} is not the time, because {bad[:40]!r} is neither a number nor an "
-                "ISO 8601 time. If it is the time, set time and time_format in the schema."
-            )
+            notes.append(_unread_note(column.name, bad))
     notes += [
         f"{column.name!r} is not the time, because {column.missing_share:.1%} of the rows lack it "
         "and would be rejected. Complete it or remove these rows; or set time in the schema, and "
@@ -97,6 +99,21 @@ def find(
         for column in lacking
     ]
     return None
+
+
+def _unread_note(name: str, bad: str) -> str:
+    """Returns a note on a column that is named like a time, but has a value that is none."""
+    if zone := _ZONE.search(bad):
+        offset, values = "" if zone["offset"] else "+02:00", f"log[{name!r}]"
+        return (
+            f"! {name!r} is not the time, because names of zones such as {zone['name']!r} are not "
+            "read. Write offsets from UTC before the conversion, for example with pandas, with the "
+            f"right offset: {values} = {values}.str.replace({zone['name']!r}, {offset!r})"
+        )
+    return (
+        f"{name!r} is not the time, because {bad[:40]!r} is neither a number nor an ISO 8601 time. "
+        "If it is the time, set time and time_format in the schema."
+    )
 
 
 def _zone_notes(time: Column) -> list[str]:

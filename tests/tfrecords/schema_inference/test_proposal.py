@@ -265,6 +265,14 @@ def test_a_click_without_two_outcomes_is_reported(click, said, tmp_path: pathlib
     assert said in " ".join(notes)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_proposal_for_one_row_says_that_there_is_no_click(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("request_id,user_id,ad_id,click\n1,u1,a1,0\n")
+    _, notes = infer.propose([path])
+    assert any("No row is clicked, so nothing can be learned" in note for note in notes)
+
+
 def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> None:
     columns = {"user": ["a", "b"] * 20, "item": ["x", "y", "z", "x"] * 10}
     columns["user"] = [f"u{n % 13}" for n in range(40)]

@@ -4,6 +4,7 @@ import datetime
 import pathlib
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tfrecords.schema_inference import proposal as infer
@@ -200,6 +201,39 @@ def test_times_with_and_without_offsets_are_named(
     proposal, notes = propose(tmp_path, time_stamp=texts)
     assert proposal["time"] == "time_stamp"
     assert any("have an offset" in note for note in notes) == is_mixed
+
+
+@pytest.mark.parametrize(
+    ("form", "zone", "offset"),
+    [
+        ("%Y-%m-%d %H:%M:%S {}", "CEST", "+02:00"),
+        ("%Y-%m-%dT%H:%M:%S.%f{}", "Europe/Zurich", "+02:00"),
+        ("%a %b %d %H:%M:%S {} %Y", "CEST", "+02:00"),
+        ("%Y-%m-%dT%H:%M:%S+02:00{}", "[Europe/Zurich]", ""),
+        ("%Y-%m-%dT%H:%MZ{}", "[UTC]", ""),
+    ],
+)
+def test_a_note_on_names_of_zones_makes_the_times_readable(
+    tmp_path: pathlib.Path, form: str, zone: str, offset: str
+) -> None:
+    texts = [at.strftime(form.format(zone)) for at in TIMES]
+    proposal, (said,) = propose(tmp_path, timestamp=texts)
+    assert "time" not in proposal
+    assert said.startswith(
+        f"! 'timestamp' is not the time, because names of zones such as {zone!r}"
+    )
+    log = pd.DataFrame({"timestamp": texts})
+    exec(said.partition("offset: ")[2])
+    assert log.timestamp[0] == texts[0].replace(zone, offset)
+    proposal, notes = propose(tmp_path, timestamp=log.timestamp)
+    assert proposal["time"] == "timestamp"
+    assert not any(note.startswith("! ") for note in notes)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M Uhr", "%Y-%m-%d %I:%M %p sharp"])
+def test_other_text_after_a_time_is_no_zone(tmp_path: pathlib.Path, form: str) -> None:
+    _, (said,) = propose(tmp_path, timestamp=[at.strftime(form) for at in TIMES])
+    assert "is neither a number nor an ISO 8601 time" in said
 
 
 @pytest.mark.parametrize(
