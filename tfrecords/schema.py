@@ -242,6 +242,12 @@ class Schema:
         form = self.time_format
         if form is not None and (not isinstance(form, str) or "%" not in form):
             yield f"time_format must be a format such as '%d.%m.%Y %H:%M', got {form!r}."
+        if isinstance(form, str) and "%Z" in form.replace("%%", ""):
+            yield (
+                f"time_format {form!r}: %Z reads names of zones without their offsets. Write UTC "
+                "instead of %Z if all times have this text, or write times with offsets such as "
+                "+02:00, which %z reads."
+            )
         if form is not None and not _has_date(form):
             yield (
                 f"time_format {form!r} does not give a date; expected year, month and day, such "

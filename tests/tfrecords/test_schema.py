@@ -231,6 +231,13 @@ def test_a_history_that_the_log_does_not_allow_is_refused(changes, field, messag
         schema_lib.schema_from_json(value)
 
 
+def test_a_format_of_times_has_offsets_instead_of_names_of_zones():
+    # In a process whose zone is CEST, `strptime` would read CEST as UTC.
+    with pytest.raises(ValueError, match=r"%Z reads names of zones without their offsets. Write"):
+        shop(time="at", time_format="%Y-%m-%d %H:%M %Z")
+    assert shop(time="at", time_format="%Y-%m-%d %H:%M UTC%%Z").time == "at"
+
+
 @pytest.mark.parametrize("time_format", ["%H:%M:%S", "%d %H:%M", "%m-%d", "%Y %H:%M", "%Q"])
 def test_a_format_of_times_has_a_date(time_format):
     with pytest.raises(ValueError, match="does not give a date; expected year, month and day"):
