@@ -61,6 +61,18 @@ def placeholder_notes(column: Column) -> list[str]:
     ]
 
 
+def float_id_notes(key: Column) -> list[str]:
+    """Returns a note on ids such as 118.0, which requests have to send in the same way."""
+    floats = [value for value in key.known if re.match(columns.WHOLE_FLOAT, value)]
+    if len(floats) < 2 or len(floats) < columns.NEARLY_ALL * len(key.known):
+        return []
+    return [
+        f"! The ids of {key.name!r} end in '.0': requests have to send {floats[0]!r}, not "
+        f"{floats[0].removesuffix('.0')!r}. pandas writes whole numbers as floats where some are "
+        'missing: write the column as strings or .astype("Int64").'
+    ]
+
+
 def has_decimal_comma(column: Column) -> bool:
     """Returns whether nearly all values are numbers such as `12,95` or `12,95 €`, not lists."""
     probed = _probed(column)

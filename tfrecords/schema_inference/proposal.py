@@ -212,6 +212,8 @@ def _propose(
             f"out users or ads that training lacks: use --split={split}."
         )
     shown = _of_impressions(samples, roles)
+    for ids in (roles.ad_key, roles.user_key):
+        notes += [] if ids is None else kinds.float_id_notes(ids)
     fields = propose_fields(*shown, notes)
     taken = {field["name"].lower() for field in fields}
     for name, propose_field in computed_fields.FIELDS.items():

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tfrecords import schema
@@ -172,6 +173,21 @@ def test_ids_of_advertisers_and_rows_are_not_users(
     proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
     assert proposal["user_key"] == "device_id"
     assert sides(proposal).get(name, "ad") == "ad"
+
+
+def test_ids_that_are_written_as_floats_are_reported(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.csv"
+    rows = [f"{n % 7}.0,{n % 5},{n % 9}.0,{n % 2}\n" for n in range(90)]
+    path.write_text("".join(["user_id,item_id,version,click\n", *rows]))
+    _, notes = infer.propose([path])
+    (said,) = [note for note in notes if "end in '.0'" in note]
+    assert said.startswith("! The ids of 'user_id'")
+    assert "requests have to send '0.0', not '0'" in said
+    # The conversion reads numbers of Parquet as 0, not 0.0.
+    log = pd.read_csv(path)
+    log.to_parquet(tmp_path / "log.parquet")
+    _, notes = infer.propose([tmp_path / "log.parquet"])
+    assert "end in '.0'" not in " ".join(notes)
 
 
 def test_ids_with_short_names_are_not_quantities(tmp_path: pathlib.Path) -> None:
