@@ -126,6 +126,33 @@ def test_a_proposal_converts_its_own_log_in_text_and_parquet(tmp_path: pathlib.P
     assert proposals[0] == proposals[1]
 
 
+# 1 % of the rows of the log is 6.
+@pytest.mark.parametrize(("num_bad", "is_refused"), [(6, False), (7, True)])
+def test_a_note_on_bad_rows_says_whether_a_conversion_refuses_the_log(
+    tmp_path: pathlib.Path, num_bad: int, is_refused: bool
+) -> None:
+    log = impressions()
+    log["device"][:num_bad] = "Gerät"
+    path = write(tmp_path / "log.csv", log)
+    path.write_text(path.read_text(), encoding="latin-1")
+    _, notes = infer.propose([path])
+    assert notes[0].startswith(f"! {path}: {num_bad} bad rows, the first on line 2: byte")
+    refused = "and a conversion refuses more than 1% of such rows: correct the file, then propose"
+    assert (refused in notes[0]) == is_refused
+
+
+def test_a_note_on_bad_rows_says_that_a_conversion_refuses_the_table_of_ads(
+    tmp_path: pathlib.Path,
+) -> None:
+    log = write(tmp_path / "log.csv", impressions())
+    table = {"ad_id": range(10), "brand": ["Müller", *"abcabcabc"]}
+    ads = write(tmp_path / "ads.csv", table)
+    ads.write_text(ads.read_text(), encoding="latin-1")
+    _, notes = infer.propose([log], None, ads)
+    (said,) = [note for note in notes if "bad rows" in note]
+    assert "and a conversion refuses such rows: correct the file" in said
+
+
 def test_recbole_files(tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(0)
     inter = {

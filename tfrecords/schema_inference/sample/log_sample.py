@@ -233,7 +233,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         names, notes = file_columns.readable(path)
         notes += file_columns.only_later(paths)
     in_folders = [n for n in formats.values_of_folders(path) if n not in names and table == LOG]
-    parts = sample_files.parts(paths, [*names, *in_folders], header, notes)
+    parts = sample_files.parts(paths, [*names, *in_folders], header, notes, table == LOG)
     lists = formats.lists_of_objects(path)
     columns = {
         name: dataclasses.replace(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tfrecords import formats
 from tfrecords.columns import as_strings, decoded
+from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.sample import writing
 
 ROWS = 100_000
@@ -42,9 +43,20 @@ class Part:
 
 
 def parts(
-    paths: Sequence[pathlib.Path], names: Sequence[str], header: tuple[str, ...], notes: list[str]
+    paths: Sequence[pathlib.Path],
+    names: Sequence[str],
+    header: tuple[str, ...],
+    notes: list[str],
+    is_log: bool = True,
 ) -> list[Part]:
     """Reads `ROWS` rows of some files, in the order of the files.
+
+    Args:
+        paths: The files.
+        names: Columns to read.
+        header: Names of the columns of text files without a header line.
+        notes: Notes on invalid rows and repeated headers are added to it.
+        is_log: Whether a few invalid rows are tolerated, unlike in a table of users or ads.
 
     Raises:
         ValueError: There are no valid rows.
@@ -58,7 +70,7 @@ def parts(
         if count == ROWS:
             break
         num_rows = -(-(ROWS - count) // max(len(spread) - turn, 1))
-        parts[index] = _first_rows(paths[index], names, header, num_rows, notes)
+        parts[index] = _first_rows(paths[index], names, header, num_rows, notes, is_log)
         count += parts[index].rows.num_rows
     found = [parts[index] for index in sorted(parts)]
     if count:
@@ -78,6 +90,7 @@ def _first_rows(
     header: tuple[str, ...],
     num_rows: int,
     notes: list[str],
+    is_log: bool,
 ) -> Part:
     """Reads the first rows of a file, and adds notes on invalid ones."""
     types = dict.fromkeys(names, formats.STRINGS)
@@ -97,9 +110,15 @@ def _first_rows(
     if not rows.num_rows:
         return Part(rows, chunk, is_whole, num_read, (line, reason))
     if parsed.faults:
-        notes.append(
-            f"! {path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}."
-        )
+        num_bad, max_bad = len(parsed.faults), known_names.MAX_REJECTED if is_log else 0
+        note = f"! {path}: {num_bad:,} bad rows, the first on line {line}: {reason}."
+        if num_bad > max_bad * num_read:
+            limit = f"more than {max_bad:.0%} of such rows" if is_log else "such rows"
+            note += (
+                f" The proposal is based on the other rows, and a conversion refuses {limit}: "
+                "correct the file, then propose again."
+            )
+        notes.append(note)
     return Part(_without_headers(path, rows, names, notes), chunk, is_whole, num_read)
 
 
