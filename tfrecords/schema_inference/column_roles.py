@@ -96,6 +96,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     if roles.event is not None:
         event_types.join(roles, roles.event, sample, notes)
     elif roles.click is None:
+        _refuse_table_of_ads(sample, roles)
         who = roles.request_key or roles.user_key
         roles.candidates = outcomes.candidates(free(), roles.ad_key, who)
         notes += outcomes.outcome_notes(free(), "click", known_names.CLICKS)
@@ -113,6 +114,18 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     notes += labels.currency_notes(free(), roles.revenue or roles.price)
     _describe(roles, notes)
     return roles
+
+
+def _refuse_table_of_ads(sample: Sample, roles: Roles) -> None:
+    """Raises if no row has a click, and each has another ad and none of the keys of a log."""
+    is_of_ads = len(roles.ad_key.known) == sample.num_rows > 1
+    if is_of_ads and roles.user_key is roles.request_key is roles.time is None:
+        raise ValueError(
+            f"{sample.path}: each row has another {roles.ad_key.name!r}, and no column is a click, "
+            "a user, a request or a time; expected a log, with a row for each shown ad or each "
+            "click. Name the log as --data_path (in Python, as the first argument), and a table of "
+            "ads as --ads_path (in Python, as ads)."
+        )
 
 
 def _is_split(column: Column) -> bool:

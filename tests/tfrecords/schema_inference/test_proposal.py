@@ -126,6 +126,15 @@ def test_a_proposal_converts_its_own_log_in_text_and_parquet(tmp_path: pathlib.P
     assert proposals[0] == proposals[1]
 
 
+def test_a_table_of_ads_is_no_log(tmp_path: pathlib.Path) -> None:
+    table = {"ad_id": range(50), "brand": [f"b{n % 3}" for n in range(50)]}
+    with pytest.raises(ValueError, match=r"each row has another 'ad_id', .*table of ads as --ads_"):
+        infer.propose([write(tmp_path / "ads.csv", table)])
+    clicks = {**table, "user_id": [f"u{n % 7}" for n in range(50)]}
+    proposal, _ = infer.propose([write(tmp_path / "clicks.csv", clicks)])
+    assert proposal["click"] is None
+
+
 # 1 % of the rows of the log is 6.
 @pytest.mark.parametrize(("num_bad", "is_refused"), [(6, False), (7, True)])
 def test_a_note_on_bad_rows_says_whether_a_conversion_refuses_the_log(
