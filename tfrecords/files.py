@@ -26,6 +26,7 @@ import numpy.typing as npt
 # parse at once can fail with "AST constructor recursion depth mismatch" (gh-106905).
 _READING_ARRAYS = threading.Lock()
 _MAX_RETRY_SECONDS = 0.1
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -46,19 +47,21 @@ def replacing(path: pathlib.Path, durable: bool = False) -> Iterator[pathlib.Pat
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.partial")
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.partial")
     remove(temporary)
     try:
         yield temporary
         if durable:
             sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
+        os.replace(temporary, target)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+            error.filename = str(path)  # The caller does not know the temporary file.
         remove(temporary)
         raise
     if durable:
-        sync(path.parent)
+        sync(target.parent)
 
 
 def remove(path: pathlib.Path) -> None:
@@ -106,7 +109,7 @@ def write_json(
 
 def is_disk_full(error: BaseException) -> bool:
     """Returns whether an error means that the disk is full."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
     # TensorFlow's errors have no errno.
     return full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
 

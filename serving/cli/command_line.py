@@ -21,6 +21,15 @@ from serving.cli import flag_messages
 from tfrecords import files, plugins
 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "move it, or use another path",
+    errno.EISDIR: "expected a file; check the path",
+    errno.ENOTDIR: "part of the path is a file; check the path",
+    errno.EACCES: "change the permissions, or use another path",
+    errno.EROFS: "use another path",
+    **dict.fromkeys(files.DISK_FULL, "free some space, and run the same command again"),
+}
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, errors.ServingError)
 
 
@@ -176,7 +185,8 @@ def _message_of(error: Exception) -> str:
     """Returns the message of an error, with the location if a plugin raised it."""
     message = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
-        message = f"{error.filename}: {error.strerror}."
+        remedy = _REMEDIES.get(error.errno or 0)
+        message = f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
     elif not isinstance(error, _EXPECTED_ERRORS) or getattr(error, "errno", None) == errno.ENOSPC:
         # Errors of TensorFlow and Arrow.
         message = f"The disk is full ({message}). Free some space, and run the same command again."

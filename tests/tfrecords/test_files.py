@@ -65,8 +65,10 @@ def test_a_write_that_fails_names_the_file(tmp_path, monkeypatch):
     path = tmp_path / "a"
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"No space left on device: '.*/\.a\.partial'"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/a'"):
             files.write(path, "new", durable=True)
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/no/b'"):
+        files.write(tmp_path / "no" / "b", "new")
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*/a'"):
         files.write(path, "new")

@@ -89,6 +89,15 @@ MISTAKES = {
     ("train.py", "--data_path=x", "--split=tiem"): "Did you mean 'time'?",
     ("train.py", "--data_path=/nowhere/at/all"): "error: No file at /nowhere/at/all",
     ("train.py", "--data_path=/tmp"): "is a directory",
+    ("train.py", "--use_synthetic", "--index_config=tests"): (
+        "error: tests: Is a directory; expected a file; check the path."
+    ),
+    ("convert.py", "--use_synthetic", "--write_schema=no/such/s.json"): (
+        "error: no/such/s.json: No such file or directory; check the path."
+    ),
+    ("inspect_dataset.py", "--data=LICENSE"): (
+        "error: LICENSE/dataset.json: Not a directory; part of the path is a file; check the path."
+    ),
     ("train.py", "--use_synthetic", "--ranker=atention"): "Did you mean 'attention'?",
     ("train.py", "--use_synthetic", "--retrieval_model=x:Y"): "no module 'x' on the Python",
     ("train_ranker.py", "--workdir=/nowhere/at/all"): (
@@ -112,7 +121,11 @@ MISTAKES = {
     ("tune_index.py", "--embeddings=LICENSE", "--queries=LICENSE"): (
         "error: LICENSE: expected an array of numpy.save (.npy), got "
     ),
-    ("tune_index.py", "--embeddings=nowhere.npy", "--queries=x.npy"): "nowhere.npy: No such file",
+    (
+        "tune_index.py",
+        "--embeddings=nowhere.npy",
+        "--queries=x.npy",
+    ): "error: nowhere.npy: No such file or directory; check the path.",
     ("tune_index.py", "--workdir=/nowhere/at/all", "--output=tests"): (
         "error: tests cannot be written; expected a file in a writable directory."
     ),
