@@ -553,9 +553,14 @@ def load_schema(path: str | pathlib.Path) -> Schema:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No schema file at {path}.")
+        kind = ", which is a directory" if path.is_dir() else ""
+        raise FileNotFoundError(f"No schema file at {path}{kind}; check the path.")
     try:
-        return schema_from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"Schema file {path}: expected JSON in UTF-8 ({error}).") from error
+    try:
+        return schema_from_json(value)
     except (ValueError, TypeError) as error:
         raise ValueError(f"Schema file {path}: {error}") from error
 

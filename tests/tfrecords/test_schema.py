@@ -128,14 +128,17 @@ def test_a_bad_schema_file_is_refused_naming_file_and_fault(edit, message, tmp_p
 
 def test_an_invalid_or_missing_schema_file_is_refused(tmp_path):
     path = tmp_path / "bad.json"
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"bad\.json: Expecting"):
-        schema_lib.load_schema(path)
+    for content in (b"{", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.json: expected JSON in UTF-8 \(.+\)\.$"):
+            schema_lib.load_schema(path)
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"bad\.json: A schema is a JSON object, got list"):
         schema_lib.load_schema(path)
-    with pytest.raises(FileNotFoundError, match=r"No schema file at .*missing\.json"):
+    with pytest.raises(FileNotFoundError, match=r"No schema file at .*missing\.json; check the pa"):
         schema_lib.load_schema(tmp_path / "missing.json")
+    with pytest.raises(FileNotFoundError, match=r"No schema file at .*, which is a directory; ch"):
+        schema_lib.load_schema(tmp_path)
 
 
 def test_values_and_weights_are_read_back_and_not_part_of_the_fingerprint():
