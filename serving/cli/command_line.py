@@ -156,9 +156,13 @@ def json_of_flag(name: str) -> dict[str, Any] | None:
     text = flags.FLAGS[name].value
     if text is None:
         return None
-    if not text.lstrip().startswith("{"):
-        text = read_text(pathlib.Path(text))
-    found = parse_json(text, f"--{name}", "a JSON object or a file with one")
+    expected = "a JSON object or a file with one"
+    if not text.lstrip().startswith(("{", "[")):
+        try:
+            text = read_text(pathlib.Path(text))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--{name}: expected {expected}, but {error}") from error
+    found = parse_json(text, f"--{name}", expected)
     if not isinstance(found, dict):
         raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")
     return found

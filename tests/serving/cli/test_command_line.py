@@ -115,7 +115,11 @@ MISTAKES = {
     ("serve.py", "--rules={"): (
         "error: --rules: expected a JSON object or a file with one, got invalid JSON"
     ),
-    ("serve.py", "--rules=/no/such"): "error: /no/such does not exist; check the path.",
+    ("serve.py", "--rules=/no/such"): (
+        "error: --rules: expected a JSON object or a file with one, but /no/such does not exist; "
+        "check the path."
+    ),
+    ("serve.py", "--rules=[1]"): "error: --rules: expected a JSON object, got [1].",
     ("serve.py", "--port=8500"): "error: --port and --model_server_port are both 8500; expected",
     ("model_config.py", "--workdir=/nowhere/at/all"): "/nowhere/at/all/bundle",
     ("tune_index.py", "--embeddings=LICENSE", "--queries=LICENSE"): (
