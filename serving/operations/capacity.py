@@ -80,7 +80,7 @@ class MeasuredConstants:
         path = path or pathlib.Path(__file__).with_name("measured_constants.json")
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; expected constants that "
+                f"{path} is not a file; expected constants that "
                 "scripts/benchmarks/http_service.py --constants=FILE wrote."
             )
         try:

@@ -56,6 +56,7 @@ MISTAKES = {
     ("train.py", "--n_samples=many"): "error: --n_samples: expected integer >= 100, got 'many'.",
     ("size.py", "--rps=inf"): "error: --rps: expected a finite number, got inf.",
     ("size.py", "--machine_gb=nan"): "error: --machine_gb: expected a finite number, got nan.",
+    ("size.py", "--constants=tests"): "error: tests is not a file; expected constants that",
     ("convert.py", "--use_synthetic", "--runner="): "error: --runner is empty; expected a runner",
     ("consume_events.py", "--stream_server=127.0.0.1:6379", "--user_store=sqlite:users.db"): (
         "error: --stream_server is '127.0.0.1:6379'; expected redis://HOST:PORT/DATABASE"

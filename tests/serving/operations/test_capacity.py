@@ -100,7 +100,7 @@ def test_constants_are_read_from_a_file_and_other_content_is_refused(tmp_path):
     path.write_text('{"machine": "x"}')
     with pytest.raises(ValueError, match=r"expected constants that .* --constants=FILE wrote"):
         operations.MeasuredConstants.load(path)
-    with pytest.raises(FileNotFoundError, match=r"missing\.json does not exist; expected const"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.json is not a file; expected const"):
         operations.MeasuredConstants.load(tmp_path / "missing.json")
 
 
