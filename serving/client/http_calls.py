@@ -107,7 +107,8 @@ def options(
             context = ssl.create_default_context(cafile=verify)
         except (OSError, ssl.SSLError) as error:
             raise errors.TfrecClientError(
-                f"verify: expected a PEM file of certificates, got {verify!r}: {error}."
+                f"Expected a PEM file of certificates to trust, got {verify!r} ({error}). "
+                "Name another file."
             ) from error
     elif verify is not False:
         # With the certificates of SSL_CERT_FILE, which trust_env=False would ignore.
@@ -379,7 +380,8 @@ def _wait_seconds(outcome: httpx.Response | Exception, pause_seconds: float) -> 
 def _bad_url(base_url: str) -> errors.TfrecClientError:
     shown = redis_address.without_secrets(base_url) if isinstance(base_url, str) else base_url
     return errors.TfrecClientError(
-        f"base_url: expected a URL such as http://127.0.0.1:8080, got {shown!r}."
+        f"Expected the URL of the service, such as http://127.0.0.1:8080, got {shown!r}. Correct "
+        "the address."
     )
 
 

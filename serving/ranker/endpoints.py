@@ -41,11 +41,12 @@ def split_address(address: str) -> list[str]:
         is_host = host and "/" not in host and (host.count(":") < 2 or host.endswith("]"))
         if not is_host or not port.isdecimal() or int(port) > 65_535:
             raise ValueError(
-                f"--ranker_address has {part!r}; expected HOST:PORT of its gRPC server, several "
-                "separated by commas, or dns:///NAME:PORT; an IPv6 address is in brackets."
+                f"The address of the model server has {part!r}; expected HOST:PORT of its gRPC "
+                "server, several separated by commas, or dns:///NAME:PORT; an IPv6 address is in "
+                "brackets."
             )
     if len(set(parts)) < len(parts):
-        raise ValueError(f"--ranker_address names a server twice: {address}. Name each once.")
+        raise ValueError(f"The address names a server twice: {address}. Name each once.")
     return parts
 
 

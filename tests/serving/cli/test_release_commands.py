@@ -223,7 +223,7 @@ def test_the_doctor_names_the_state_of_each_replica(base, published, call):
     status, text = call("doctor", *options, "--model_server=dns:///name.invalid:8500")
     assert (status, "failed  replicas of dns:///name.invalid:8500: " in text) == (1, True)
     status, text = call("doctor", *options, "--model_server=localhost")
-    assert "has 'localhost'; expected HOST:PORT of its gRPC server, several" in text
+    assert "The address of the model server has 'localhost'; expected HOST:PORT of its" in text
 
 
 def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
@@ -240,7 +240,11 @@ def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
     assert "Is the service running at this address?" in text
     assert text.endswith("2 ok, 3 failed\n")
     status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
-    assert "failed  service x: base_url: expected a URL such as" in text
+    assert (
+        "failed  service x: Expected the URL of the service, such as http://127.0.0.1:8080, got"
+        in text
+    )
+    assert "got 'x'. Correct the address." in text
     path = base / "ranker/2/saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1])
     status, text = call("doctor", f"--bundle={base}")

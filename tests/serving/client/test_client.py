@@ -116,7 +116,7 @@ def test_values_without_a_json_form_are_not_sent(service):
     "url", ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://h:x", None, 8080]
 )
 def test_an_invalid_url_is_refused(url):
-    with pytest.raises(errors.TfrecClientError, match="base_url: expected a URL such as"):
+    with pytest.raises(errors.TfrecClientError, match="Expected the URL of the service, such as"):
         client.Client(url)
 
 

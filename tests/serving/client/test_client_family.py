@@ -594,7 +594,7 @@ def test_every_client_can_name_a_release(service_url, local):
 def test_a_file_without_certificates_is_refused(tmp_path):
     path = tmp_path / "none.pem"
     path.write_text("no certificate")
-    with pytest.raises(errors.TfrecClientError, match="verify: expected a PEM file"):
+    with pytest.raises(errors.TfrecClientError, match="Expected a PEM file of certificates"):
         client.Client("https://127.0.0.1:1", verify=str(path))
 
 
