@@ -25,8 +25,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "milvus_uri",
     None,
-    "With --index_backend=milvus: its address, such as http://HOST:19530, or the path of a "
-    "milvus-lite file, for one process.",
+    "Address of the server with --index_backend=milvus, such as http://HOST:19530, or the path of "
+    "a milvus-lite file, for one process.",
 )
 FLAGS = flags.FLAGS
 

@@ -20,6 +20,10 @@ flags.DEFINE_bool("json", False, "Print only the metrics, as JSON.")
 flags.adopt_module_key_flags(filter_flags)
 config_flags.define_flags(config.EvaluationConfig)
 FLAGS = flags.FLAGS
+FLAGS["filters"].help = (
+    'Filters whose loss of value is measured: a JSON object such as {"conditions": [{"field": '
+    '"price", "at_most": 9}]}, or a file with one; default: none.'
+)
 
 
 def main() -> None:

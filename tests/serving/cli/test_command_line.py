@@ -268,11 +268,13 @@ def test_help_has_an_example_and_flags_and_flag_errors_are_one_line(flags_alone,
 
 
 @pytest.mark.process
-def test_help_of_version_says_what_the_command_does_without_it(flags_alone):
+def test_help_of_a_shared_flag_says_what_it_does_in_the_command(flags_alone):
     shown = {name: " ".join(ended["--help"][1].split()) for name, (ended, _) in flags_alone.items()}
     assert "--version: Release version; default: the stable release, or" in shown["serve"]
     assert "--version: Release version; required by promote and canary" in shown["release"]
     assert "default: the stable one and the canary" in shown["update_index"]
+    assert "--filters: Filters for requests without any: " in shown["inference"]
+    assert "--filters: Filters whose loss of value is measured: " in shown["evaluate"]
     # It follows the releases, and refuses the flag.
     assert "--version" not in shown["model_config"]
 
