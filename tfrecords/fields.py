@@ -127,6 +127,11 @@ class Field:
             )
         if not isinstance(self.separator, str) or not self.separator:
             yield f"separator must be at least one character, got {self.separator!r}."
+        if self.separator != Field.separator and self.kind not in ("categorical_list", "dense"):
+            yield (
+                f"separator is an option of lists and vectors, but the kind is {self.kind!r}. "
+                "Leave it out, or correct the kind."
+            )
         for option in _POSITIVE_OPTIONS:
             value = getattr(self, option)
             if not (isinstance(value, int) and is_number(value) and value >= 1):
@@ -329,10 +334,11 @@ def check_keys(described: str, value: Mapping[str, Any], kind: Any) -> None:
         for attribute in dataclasses.fields(kind)
         if attribute.default is dataclasses.MISSING
     ]
-    missing = [name for name in required if name not in value]
-    if missing:
-        raise ValueError(f"The {described} lacks {missing}; it needs {required}.")
+    # First, because it may be a misspelled key that seems to be missing.
     for name in value:
         if name not in known:
             hint = terminal.suggestion_for(str(name), known)
             raise ValueError(f"The {described} has an unknown key {name!r}.{hint} Known: {known}.")
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ValueError(f"The {described} lacks {missing}; it needs {required}.")

@@ -355,6 +355,11 @@ class Schema:
         leaked = sorted(sources & labels)
         if leaked:
             yield f"labels cannot be input fields: {leaked}."
+        if self.events is None and self.engagement is not None and self.engagement == self.click:
+            yield (
+                f"click and engagement are both {self.click!r}. Set engagement to the column of "
+                "what follows a click, or to null."
+            )
         if self.split is not None and self.split in sources:
             yield f"the split column {self.split!r} cannot be an input field."
         if self.click is None and self.click_threshold is not None:
@@ -556,13 +561,25 @@ def load_schema(path: str | pathlib.Path) -> Schema:
         kind = ", which is a directory" if path.is_dir() else ""
         raise FileNotFoundError(f"No schema file at {path}{kind}; check the path.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"Schema file {path}: expected JSON in UTF-8 ({error}).") from error
-    try:
-        return schema_from_json(value)
+        text = path.read_text(encoding="utf-8-sig")
+        return schema_from_json(json.loads(text, object_pairs_hook=_without_repeated_keys))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Schema file {path} is not UTF-8 ({error}); save it as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"Schema file {path} is not JSON ({error}). JSON has double quotes, and neither "
+            "comments nor a comma after the last value."
+        ) from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"Schema file {path}: {error}") from error
+
+
+def _without_repeated_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in items]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"an object has the key {repeated[0]!r} more than once; keep one.")
+    return dict(items)
 
 
 def save_schema(schema: Schema, path: str | pathlib.Path) -> None:

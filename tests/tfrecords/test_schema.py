@@ -77,6 +77,7 @@ def test_criteo_convention_has_39_fields_four_of_them_on_the_ad_side():
         ({"kind": "dense"}, "'country': length must be the number of values .* got None"),
         ({"kind": "text", "length": 0}, "'country': length must be .* got 0"),
         ({"length": 3}, "'country': length is an option of .* the kind is 'categorical'"),
+        ({"separator": ";"}, "'country': separator is an option of lists .* the kind is 'categori"),
         ({"side": "user"}, r"'country': side must be one of .*, got 'user'"),
         ({"min_count": 0}, r"'country': min_count must be a positive integer, got 0"),
         ({"num_oov_buckets": True}, r"num_oov_buckets must be a positive integer, got True"),
@@ -99,6 +100,7 @@ def test_a_bad_field_is_refused_by_name(changes, message):
         ({"engagement": ""}, r"engagement must be the name of a column, or null; got ''"),
         ({"ad_key": ("",)}, r"ad_key must be a list of column names, got '' in it"),
         ({"revenue": "price"}, r"labels cannot be input fields: \['price'\]"),
+        ({"engagement": "clicked"}, r"click and engagement are both 'clicked'\. Set engagement to"),
     ],
 )
 def test_an_inconsistent_schema_is_refused_by_name(changes, message):
@@ -110,6 +112,7 @@ def test_an_inconsistent_schema_is_refused_by_name(changes, message):
     ("edit", "message"),
     [
         (lambda v: v.pop("click"), r"schema lacks \['click'\]"),
+        (lambda v: v.update(clik=v.pop("click")), r"unknown key 'clik'\. Did you mean 'click'\?"),
         (lambda v: v.update(revenu="paid"), r"unknown key 'revenu'\. Did you mean 'revenue'\?"),
         (lambda v: v.update(ad_key="sku"), r'ad_key is a list of columns: write \["sku"\]'),
         (lambda v: v["fields"][0].pop("side"), r"field 'country' lacks \['side'\]"),
@@ -128,9 +131,14 @@ def test_a_bad_schema_file_is_refused_naming_file_and_fault(edit, message, tmp_p
 
 def test_an_invalid_or_missing_schema_file_is_refused(tmp_path):
     path = tmp_path / "bad.json"
-    for content in (b"{", b"\xff"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.json: expected JSON in UTF-8 \(.+\)\.$"):
+    for text, message in (
+        ("{", "is not JSON .*Expecting"),
+        ('{"name": "shop", // the name\n}', "is not JSON .*neither comments nor a comma after"),
+        ('{"name": "größe"}', "is not UTF-8 .*; save it as UTF-8"),
+        ('{"click": "a", "click": "b"}', "has the key 'click' more than once; keep one"),
+    ):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=rf"bad\.json:? .*{message}"):
             schema_lib.load_schema(path)
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"bad\.json: A schema is a JSON object, got list"):
