@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -46,6 +47,7 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
     def call(argv: list[str]) -> None:
         if other_flags is not None:
             other_flags[:] = argv[1:]
+        signal.signal(signal.SIGTERM, _terminate)
         absl_logging.set_verbosity(absl_logging.ERROR)
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         try:
@@ -183,6 +185,14 @@ def parse_json(text: str, place: str, expected: str) -> Any:
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
     print(json.dumps(value, default=str))
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Ends the command like Ctrl-C, with the exit status that shells give to the signal."""
+    # The next signal ends the process even where Python ignores an exception.
+    signal.signal(number, signal.SIG_DFL)
+    print("Terminated. Run the same command again to continue.", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def _message_of(error: Exception) -> str:

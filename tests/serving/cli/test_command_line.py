@@ -7,6 +7,7 @@ import os
 import pathlib
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -206,6 +207,28 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
     )
     expected = "error: not enough values to unpack (expected 1, got 0)\n  ({}, line 2; --debug"
     assert done.stderr.startswith(expected.format(tmp_path / "own.py"))
+
+
+@pytest.mark.process
+def test_a_terminated_command_cleans_up_and_says_so(tmp_path):
+    (tmp_path / "job.py").write_text(
+        "import time\nfrom serving.cli import command_line\n\n\ndef main():\n"
+        "    try:\n        print('started', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('cleaned up')\n\n\ncommand_line.run(main)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "job.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with process:
+        assert process.stdout.readline() == "started\n"
+        process.terminate()
+        out, err = process.communicate()
+    assert (process.returncode, out) == (128 + signal.SIGTERM, "cleaned up\n")
+    assert err == "Terminated. Run the same command again to continue.\n"
 
 
 @pytest.mark.process
