@@ -147,8 +147,7 @@ class ServiceCheck:
             raise findings.WrongError(
                 f"release {version}",
                 f"{words}; {refused}" if refused else words or f"release {served.get('version')}",
-                f"Run tfrec release --action=promote --version={version} if the service follows "
-                "this base directory, or check another release with --version.",
+                self._remedy(),
             )
         if roles[version] == "stable":
             for name in ("training_id", "dataset_fingerprint"):
@@ -160,6 +159,23 @@ class ServiceCheck:
                         f"{_SERVE} with this --bundle.",
                     )
         return words
+
+    def _remedy(self) -> str:
+        """Returns what to do if the service does not serve the release."""
+        version, base = self._release.version, self._release.base
+        pointer = releases.current_pointer(base)
+        if version in (pointer.stable, pointer.canary):
+            role = "stable" if version == pointer.stable else "the canary"
+            return (
+                f"Release {version} of {base} is {role}, and services load it within a minute: run "
+                "this again. If nothing changes, the service has another base directory (--bundle) "
+                "or a fixed --version, or its log says why it refuses the release."
+            )
+        return (
+            f"Release {pointer.stable} of {base} is stable: check it with "
+            f"--version={pointer.stable}, or, to serve release {version}, run tfrec release "
+            f"--action=promote --version={version}."
+        )
 
     def _answers(self) -> str:
         """Sends the probes' requests and compares the answers with the bundle's ranker."""

@@ -108,13 +108,18 @@ def _findings() -> Iterator[operations.DoctorFinding]:
     base = bundle_flags.bundle_base()
     token = access_flags.token()
     version = FLAGS.version or releases.stable(base)
-    release_finding = operations.finding_of(
-        f"release {version} of {base}", lambda: "; ".join(operations.check_release(base, version))
-    )
+    loaded: list[releases.Bundle] = []
+
+    def check() -> str:
+        # A release that is loaded is not pruned during the checks.
+        loaded.append(releases.load(base, version))
+        return "; ".join(operations.check_release(base, version))
+
+    release_finding = operations.finding_of(f"release {version} of {base}", check)
     yield release_finding
     if release_finding.status != "ok":
         return
-    release = releases.load(base, version)
+    (release,) = loaded
     yield operations.finding_of(
         f"live updates of release {version}", lambda: operations.check_updates(release)
     )

@@ -33,6 +33,7 @@ from serving import (
     live,
     manifest,
     model_server,
+    operations,
     orchestrator,
     process,
     releases,
@@ -162,7 +163,8 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         assert "expected: ranker version 2 AVAILABLE" in text
         assert "restart it: a server refuses a configuration that moves a label" in text
         assert "release: 1 stable" in text
-        assert "to do: Run tfrec release --action=promote --version=2" in text
+        assert f"to do: Release 1 of {base} is stable: check it with --version=1, or" in text
+        assert "run tfrec release --action=promote --version=2" in text
     for reply in answers:
         assert reply.status_code == 200
         assert reply.json()["degraded"] is None
@@ -250,6 +252,22 @@ def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
     status, text = call("doctor", f"--bundle={base}")
     assert (status, text.count("failed")) == (1, 2)
     assert "ranker/2/saved_model.pb has" in text
+
+
+def test_no_release_is_pruned_while_the_doctor_checks_it(base, call, monkeypatch):
+    pruned = []
+    check_release = operations.check_release
+
+    def check_and_prune(base, version):
+        yield from check_release(base, version)
+        pruned.append(releases.prune(base, 1))
+
+    pointer = {"format_version": 1, "stable": 2, "canary": None, "previous": []}
+    (base / "releases.json").write_text(json.dumps(pointer))
+    monkeypatch.setattr(operations, "check_release", check_and_prune)
+    options = [f"--bundle={base}", "--norows", "--service=", "--model_server=", "--version=1"]
+    assert call("doctor", *options)[0] == 0
+    assert [found.in_use for found in pruned] == [(1,)]
 
 
 @pytest.fixture

@@ -28,6 +28,16 @@ def test_problems_that_a_service_reports_are_found(tiny_bundle):
         check._problems()
 
 
+def test_a_service_that_is_still_loading_a_release_is_not_to_be_promoted(tiny_bundle):
+    check = service_findings.ServiceCheck("http://127.0.0.1:1", tiny_bundle, 1.0, None, None)
+    check.close()
+    check._client = _Service(releases=[{"version": 7, "role": "stable"}])
+    with pytest.raises(findings.WrongError, match="7 stable") as error:
+        check._release_served()
+    assert "is stable, and services load it within a minute: run this again" in error.value.remedy
+    assert "promote" not in error.value.remedy
+
+
 def test_the_requests_of_checks_are_not_logged_as_impressions(
     tiny_bundle, ranker_address, tmp_path
 ):
