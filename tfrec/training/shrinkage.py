@@ -76,7 +76,9 @@ def count_rows(
         (side, part)
         for part in model.submodules
         for side, fields in sides.items()
-        if isinstance(part, layers.FieldEmbeddings) and list(part.fields) == list(fields)
+        # A layer that the model does not call has no table.
+        if isinstance(part, layers.FieldEmbeddings) and part.built
+        if list(part.fields) == list(fields)
     ]
     totals: dict[Any, np.ndarray] = {}
     for batch in batches:

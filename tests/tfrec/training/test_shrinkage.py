@@ -42,6 +42,7 @@ class Model(training.StageModel):
         self.query = layers.FieldEmbeddings(FITTED, SCHEMA.query_fields, 2)
         self.ads = layers.FieldEmbeddings(FITTED, SCHEMA.ad_fields, 2)
         self.other = layers.FieldEmbeddings(FITTED, SCHEMA.query_fields[:1], 2)
+        self.uncalled = layers.FieldEmbeddings(FITTED, SCHEMA.query_fields, 2)
         self.query(tf.zeros([1, 3], tf.int32))
         self.ads(tf.zeros([1, 1], tf.int32))
         self.other(tf.zeros([1, 1], tf.int32))
