@@ -36,11 +36,29 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
     """Checks that the calls of a custom layer in the block do not change its variables.
 
     Raises:
-        ValueError: A variable changes, which serving cannot do.
+        ValueError: A variable changes, which serving cannot do, or is read without being one of
+            the layer's weights, so that it would be neither trained nor saved.
     """
     variables = [variable for variable in model.non_trainable_weights if _is_compared(variable)]
     before = [variable.numpy() for variable in variables]
-    yield
+    with tf.GradientTape() as tape:
+        yield
+    # A replicated variable is read as its copy on a device.
+    copies = tf.distribute.get_strategy().experimental_local_results
+    weights = {
+        copy.ref()
+        for variable in model.variables
+        if isinstance(variable, tf.Variable)
+        for copy in copies(variable)
+    }
+    for variable in tape.watched_variables():
+        if variable.ref() not in weights:
+            raise ValueError(
+                f"{where} reads the variable {variable.name!r}, which is none of its weights, so "
+                "it would be neither trained nor saved. Create layers and variables in the "
+                "constructor, as attributes, and use layers of tf.keras, which is Keras 2, not "
+                "those of keras, which is Keras 3."
+            )
     for variable, value in zip(variables, before, strict=True):
         if not np.array_equal(variable.numpy(), value, equal_nan=True):
             raise ValueError(

@@ -25,9 +25,9 @@ def check_model(model: ranking_model.RankingModel) -> None:
 
     Raises:
         ValueError: A head is missing; logits have another shape or type, are probabilities, or are
-            not finite or not the same each time; the score of a candidate depends on other
-            candidates or requests; or the task of a head is missing, is not a TFRS task, or has no
-            loss per row.
+            not finite or not the same each time; a call changes a variable, or reads one that is
+            not a weight; the score of a candidate depends on other candidates or requests; or the
+            task of a head is missing, is not a TFRS task, or has no loss per row.
     """
     where = f"{type(model).__name__}.call"
     fitted = model._fitted
@@ -148,7 +148,14 @@ def _check_task(head: str, task: object, name: str) -> None:
             f"{reduction!r}. Give reduction=tf.keras.losses.Reduction.NONE."
         )
     width = 3 if HEADS[head].is_amount else 1
-    loss = task._loss(y_true=tf.zeros([2, 1]), y_pred=tf.zeros([2, width]), sample_weight=None)
+    try:
+        loss = task._loss(y_true=tf.zeros([2, 1]), y_pred=tf.zeros([2, width]), sample_weight=None)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}.tasks[{head!r}]: the loss cannot be called with y_true, y_pred and "
+            f"sample_weight: {error}. Give a function with these arguments, or an object of a "
+            "subclass of tf.keras.losses.Loss."
+        ) from error
     if tf.size(loss) != 2:
         raise ValueError(
             f"{name}.tasks[{head!r}]: expected a loss per row, got losses of shape "

@@ -103,7 +103,7 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
     Raises:
         ValueError: It is not a layer, fails for these ids, or does not return [B, D] float32
             embeddings of length one; an embedding depends on other rows; or a call changes a
-            variable.
+            variable, or reads one that is not a weight.
     """
     if not isinstance(tower, tf.keras.layers.Layer):
         raise ValueError(

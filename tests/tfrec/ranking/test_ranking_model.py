@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -209,6 +210,29 @@ def test_an_error_inside_a_constructor_is_not_converted(data_set, ranker_config)
         ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=OfTexts))
 
 
+class WithKeras3(ranking.RankingModel):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, inputs, training=False):
+        return self.head_logits(self.dense(tf.cast(inputs["ad"], tf.float32)))
+
+
+class WithLayerInCall(ranking.RankingModel):
+    def call(self, inputs, training=False):
+        features = tf.cast(inputs["ad"], tf.float32)
+        return self.head_logits(tf.keras.layers.Dense(4)(features))
+
+
+@pytest.mark.parametrize("kind", [WithKeras3, WithLayerInCall])
+def test_a_variable_that_would_not_be_trained_is_refused(data_set, ranker_config, kind):
+    with pytest.raises(
+        ValueError, match=r"call reads the variable '.*/kernel.*neither trained nor"
+    ):
+        ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=kind))
+
+
 class WithLoss(ranking.RankingModel):
     made: object = None
 
@@ -251,6 +275,11 @@ class WithoutTask(WithLoss):
             WithLoss,
             tfrs.tasks.Ranking(lambda y_true, y_pred, sample_weight=None: tf.reduce_mean(y_pred)),
             r"WithLoss.tasks\['click'\]: expected a loss per row, got losses of shape \[\] for",
+        ),
+        (
+            WithLoss,
+            tfrs.tasks.Ranking(lambda labels, logits: tf.square(labels - logits)),
+            r"WithLoss.tasks\['click'\]: the loss cannot be called with y_true, y_pred and sample_",
         ),
         (
             WithLoss,

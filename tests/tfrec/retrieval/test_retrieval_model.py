@@ -96,6 +96,20 @@ class OfState(TwoLayers):
     towers = (Counting, Hashed)
 
 
+class WithHiddenVariable(Hashed):
+    def __init__(self):
+        super().__init__()
+        held = tf.Variable(0.5)
+        self.scale = lambda: held
+
+    def call(self, ids):
+        return self.scale() * super().call(ids)
+
+
+class OfHiddenVariable(TwoLayers):
+    towers = (WithHiddenVariable, Hashed)
+
+
 class WithRankingTask(TwoLayers):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -199,6 +213,7 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
             r"query_tower fails for ids from 0 to .*indices\[0\] = 99 is not in \[0, 3\)",
         ),
         (OfState, r"query_tower changes the variable 'calls:0' outside of training"),
+        (OfHiddenVariable, r"query_tower reads the variable 'Variable:0', which is none of its"),
         (WithRankingTask, r"task: expected a tfrs.tasks.Retrieval, got Ranking\."),
         (OfDoubles, r"query_tower: expected embeddings of type float32, got float64"),
     ],
