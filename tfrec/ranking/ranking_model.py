@@ -213,7 +213,7 @@ class RankingModel(training.StageModel):
         Raises:
             ValueError: The batch is not one of `DataSet.batches` or `batches_of_like_lists`.
         """
-        self.check_batch(inputs, 3, "batches_of_like_lists")
+        self.check_batch(inputs, 3, "batches_of_like_lists", self._fitted.schema)
         logits = self.as_logged(self.logits(inputs, training), inputs.get("position"))
         keep_rate = self._config.negative_keep_rate if training else 1.0
         losses = []

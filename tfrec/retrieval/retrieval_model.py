@@ -224,7 +224,7 @@ class RetrievalModel(training.StageModel):
         Raises:
             ValueError: The batch is not one of `DataSet.clicked`.
         """
-        self.check_batch(inputs, 2, "clicked")
+        self.check_batch(inputs, 2, "clicked", self._fitted.schema)
         all_ads, is_share = self._over_all_ads, layers.WHOLE in inputs
         columns = self._candidates(inputs)
         rows, query = columns.rows, inputs["query"]

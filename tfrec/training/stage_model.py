@@ -13,7 +13,8 @@ import tensorflow_recommenders as tfrs
 
 from tfrec import layers
 from tfrec.training import summaries
-from tfrecords import plugins, reader
+from tfrecords import encoding, plugins, reader
+from tfrecords.schema import Schema
 
 Model = TypeVar("Model", bound=tfrs.Model)
 
@@ -153,16 +154,18 @@ class StageModel(plugins.Plugin, tfrs.Model):
         """Returns the metrics of a batch, scalars by name, without training."""
         return self._updated_metrics(self._own_part_of_loss(inputs, training=False))
 
-    def check_batch(self, inputs: object, ad_rank: int, method: str) -> None:
+    def check_batch(self, inputs: object, ad_rank: int, method: str, schema: Schema) -> None:
         """Checks that a batch comes from a data set, for this model.
 
         Args:
             inputs: The batch.
             ad_rank: Expected rank of `ad`.
             method: The method of `reader.DataSet` that streams such batches, for the message.
+            schema: The schema of the model.
 
         Raises:
-            ValueError: The batch does not have encoded ids of the expected ranks.
+            ValueError: The batch does not have encoded ids of the expected ranks, or they are of
+                other fields.
         """
         columns = inputs if isinstance(inputs, Mapping) else {}
         ad = columns.get("ad")
@@ -172,6 +175,14 @@ class StageModel(plugins.Plugin, tfrs.Model):
                 f"{type(self).__name__}: expected batches of DataSet.{method}, with encoded ids "
                 f"`query` and `ad` (rank {ad_rank}), got {shapes or type(inputs).__name__}. "
                 "Convert your own rows with tfrecords.from_pandas, and train on its data set."
+            )
+        expected = {name: encoding.width(schema.side(name)) for name in ("query", "ad")}
+        got = {name: columns[name].shape[-1] for name in expected}
+        if any(got[name] not in (None, width) for name, width in expected.items()):
+            raise ValueError(
+                f"{type(self).__name__}: expected batches with {expected} columns of ids, as in "
+                f"the data set that it was built for, got {got}. Build a model for a data set with "
+                "other fields, or convert the log with the schema of the model."
             )
 
     def _own_part_of_loss(self, inputs: reader.Batch, training: bool) -> tf.Tensor:

@@ -90,6 +90,13 @@ def test_a_batch_that_is_not_of_a_data_set_is_refused(batch, got, ranker_config)
         model.compute_loss(batch)
 
 
+def test_a_batch_of_a_data_set_with_other_fields_is_refused(ranker_config):
+    model = OnlyCall(fitted(), ranker_config, HEADS)
+    said = r"'query': 1, 'ad': 1} columns of ids, .*, got {'query': 2, 'ad': 1}\. Build a model"
+    with pytest.raises(ValueError, match=said):
+        model.compute_loss({**INPUTS, "query": tf.ones((2, 2), tf.int32)})
+
+
 def test_user_biases_are_added_and_position_biases_are_not_served(ranker_config):
     model = OnlyCall(fitted(), ranker_config, HEADS)
     model.learn_positions(2)
