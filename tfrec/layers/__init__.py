@@ -13,6 +13,7 @@ from tfrec.layers.comparisons import (
 )
 from tfrec.layers.crosses import CrossLayer, pairwise_products
 from tfrec.layers.custom_code import (
+    check_operations,
     check_stateless,
     ids_error,
     ids_to_try,
@@ -84,6 +85,7 @@ __all__ = [
     "add_to_logits",
     "after_click_logits",
     "amount_scale",
+    "check_operations",
     "check_stateless",
     "clicked_in_request",
     "embedding_tables",

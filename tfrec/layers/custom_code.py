@@ -16,6 +16,8 @@ _WITHOUT_CONTROL_FLOW = (
     "tensorflow.",
     "tensorflow_recommenders.tasks.ranking.",
 )
+# Operations that call Python.
+_PYTHON_OPERATIONS = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
 # Number of elements of the largest variable that is compared.
 _MAX_STATE = 1 << 20
 
@@ -65,6 +67,19 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
                 f"{where} changes the variable {variable.name!r} outside of training; expected the "
                 "same scores and embeddings in every call. Change it only if `training` is true."
             )
+
+
+def check_operations(graph: tf.Graph, where: str) -> None:
+    """Checks that the graph of a custom layer calls no Python.
+
+    Raises:
+        ValueError: It does, so it cannot be exported.
+    """
+    if any(operation.type in _PYTHON_OPERATIONS for operation in graph.get_operations()):
+        raise ValueError(
+            f"{where} calls Python, which a model server cannot run. Replace tf.py_function and "
+            "tf.numpy_function by TensorFlow operations."
+        )
 
 
 def _is_compared(variable: object) -> bool:

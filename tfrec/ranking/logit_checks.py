@@ -25,9 +25,9 @@ def check_model(model: ranking_model.RankingModel) -> None:
 
     Raises:
         ValueError: A head is missing; logits have another shape or type, are probabilities, or are
-            not finite or not the same each time; a call changes a variable, or reads one that is
-            not a weight; the score of a candidate depends on other candidates or requests; or the
-            task of a head is missing, is not a TFRS task, or has no loss per row.
+            not finite or not the same each time; a call changes a variable, reads one that is not a
+            weight, or calls Python; the score of a candidate depends on other candidates or
+            requests; or the task of a head is missing, is not a TFRS task, or has no loss per row.
     """
     where = f"{type(model).__name__}.call"
     fitted = model._fitted
@@ -56,7 +56,7 @@ def check_model(model: ranking_model.RankingModel) -> None:
         (alone, "if other requests are in the batch; expected the score of each request alone"),
     ):
         _check_same(logits, changed, difference, where)
-    _check_no_probabilities(model, inputs, where)
+    _check_graph(model, inputs, where)
     if set(model.tasks) != set(model.heads):
         raise ValueError(
             f"{type(model).__name__}.tasks: expected tasks of {list(model.heads)}, got "
@@ -119,12 +119,14 @@ def _check_same(first: layers.Logits, second: layers.Logits, when: str, where: s
             )
 
 
-def _check_no_probabilities(
+def _check_graph(
     model: ranking_model.RankingModel, inputs: Mapping[str, tf.Tensor], where: str
 ) -> None:
     autograph = layers.needs_autograph(model)
     traced = tf.function(lambda inputs: model(inputs), autograph=autograph)
-    for head, tensor in traced.get_concrete_function(inputs).structured_outputs.items():
+    function = traced.get_concrete_function(inputs)
+    layers.check_operations(function.graph, where)
+    for head, tensor in function.structured_outputs.items():
         operation = tensor.op
         while operation.type in _REARRANGING:
             operation = operation.inputs[0].op

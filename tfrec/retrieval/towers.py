@@ -103,7 +103,7 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
     Raises:
         ValueError: It is not a layer, fails for these ids, or does not return [B, D] float32
             embeddings of length one; an embedding depends on other rows; or a call changes a
-            variable, or reads one that is not a weight.
+            variable, reads one that is not a weight, or calls Python.
     """
     if not isinstance(tower, tf.keras.layers.Layer):
         raise ValueError(
@@ -143,6 +143,9 @@ def check(tower: tf.keras.layers.Layer, ids: tf.Tensor, where: str) -> int:
             f"{where}: the embedding of a row changes by {difference:.3g} if other rows are in the "
             "batch, or between two calls; expected it to depend on its own row alone."
         )
+    if layers.needs_autograph(tower):
+        traced = tf.function(lambda ids: tower(ids)).get_concrete_function(ids)
+        layers.check_operations(traced.graph, where)
     return int(embeddings.shape[1])
 
 

@@ -184,6 +184,10 @@ class Wrong(ranking.RankingModel):
             r"expected logits of click, got the output of a softmax, a probability. Return its",
         ),
         (
+            lambda x: {"click": tf.ensure_shape(tf.numpy_function(np.copy, [x], x.dtype), x.shape)},
+            r"Wrong.call calls Python, which a model server cannot run. Replace tf.py_function",
+        ),
+        (
             lambda x: {"click": tf.gather(tf.ones([2]), tf.cast(x, tf.int32))},
             r"fails for ids from 0 to the last one of each field: .*indices.* are below fitted",
         ),

@@ -110,6 +110,13 @@ class OfHiddenVariable(TwoLayers):
     towers = (WithHiddenVariable, Hashed)
 
 
+class OfPython(TwoLayers):
+    towers = (
+        lambda: Hashed(lambda x: tf.py_function(tf.math.l2_normalize, [x, -1], x.dtype)),
+        Hashed,
+    )
+
+
 class WithRankingTask(TwoLayers):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -214,6 +221,7 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
         ),
         (OfState, r"query_tower changes the variable 'calls:0' outside of training"),
         (OfHiddenVariable, r"query_tower reads the variable 'Variable:0', which is none of its"),
+        (OfPython, r"query_tower calls Python, which a model server cannot run\. Replace tf.py_"),
         (WithRankingTask, r"task: expected a tfrs.tasks.Retrieval, got Ranking\."),
         (OfDoubles, r"query_tower: expected embeddings of type float32, got float64"),
     ],
