@@ -39,6 +39,8 @@ def request(base: pathlib.Path) -> predict_pb2.PredictRequest:
             "categorical": np.array([b""]),
             "categorical_list": np.array([[b""]]),  # [B, L]
             "numeric_list": np.array([[np.nan]], np.float32),
+            "text": np.array([b""]),
+            "dense": np.zeros([1, field.get("length", 0)], np.float32),
         }[field["kind"]]
         message.inputs[field["name"]].CopyFrom(tf.make_tensor_proto(missing))
     ads = np.load(base / "ad_index" / str(version) / "ad_features.npy", mmap_mode="r")[:3]

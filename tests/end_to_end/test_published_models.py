@@ -1,6 +1,7 @@
 """Models that tfrec did not train are published with the commands and examples in the docs."""
 
 import contextlib
+import json
 import pathlib
 import re
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 from pyarrow import feather
@@ -126,6 +128,28 @@ def test_a_file_that_cannot_be_read_is_named(call, flag, content, message):
     with pytest.raises((ValueError, errors.InvalidRequestError), match=message):
         call([*words, f"--{flag}"])
     assert not pathlib.Path("bundles").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_the_grpc_example_sends_missing_values_of_each_kind(script, monkeypatch):
+    exec(blocks("python")[1], {})
+    path = pathlib.Path("bundles/manifests/1.json")
+    content = json.loads(path.read_text())
+    content["query_fields"] += [
+        {"name": "search", "kind": "text"},
+        {"name": "vector", "kind": "dense", "length": 3},
+    ]
+    path.write_text(json.dumps(content))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    sent = script("predict_grpc").request(pathlib.Path("bundles")).inputs
+    shapes = {name: tf.make_ndarray(tensor).shape for name, tensor in sent.items()}
+    assert shapes == {
+        "country": (1,),
+        "age": (1,),
+        "search": (1,),
+        "vector": (1, 3),
+        "ad_features": (1, 3, 2),
+    }
 
 
 @pytest.fixture
