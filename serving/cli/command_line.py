@@ -82,6 +82,8 @@ def address_of_flag(name: str) -> str | None:
 def silent_if_output_is_closed() -> Iterator[None]:
     """Exits with status 1 if the reader of the output closes it in the block, as `head` does.
 
+    If the disk of the output is full, an error says so.
+
     Output that is closed at the start, as by `>&-`, goes to the null device. Otherwise, the next
     opened file would get its descriptor, and with it the output of libraries.
     """
@@ -97,8 +99,14 @@ def silent_if_output_is_closed() -> Iterator[None]:
         finally:
             # At exit, Python would report output that cannot be written.
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        is_closed = isinstance(error, BrokenPipeError)
+        shows_traceback = flags.FLAGS.is_parsed() and flags.FLAGS.debug
+        if not is_closed and (shows_traceback or not files.is_disk_full(error)):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not is_closed:
+            flag_messages.fail(_message_of(error))
         sys.exit(1)
 
 

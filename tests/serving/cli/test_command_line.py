@@ -181,6 +181,20 @@ def test_a_reader_that_closes_the_output_early_sees_no_error(command):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("command", [["--help"], ["size", "--help"], ["size"]])
+def test_output_on_a_full_disk_is_one_error(command):
+    with open("/dev/full", "w") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "tfrec", *command],
+            cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: The disk is full \(.*No space left on device\)\. .*\n", done.stderr
+    )
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("command", MISTAKES)
 def test_an_error_message_says_what_was_expected(command):
     if "redis://" in command[-1]:
