@@ -14,7 +14,7 @@ def check_channel(address: str) -> None:
         ValueError: The address is not valid.
         ModuleNotFoundError: redis is not installed; it comes with the extra `redis`.
     """
-    problem = "has another scheme"
+    problem = "it has another scheme"
     if redis_address.names_server(address):
         from serving.live import redis_channel
 

@@ -34,7 +34,7 @@ flags.DEFINE_float(
     "minutes",
     60.0,
     "Time limit of this run, in minutes; a started epoch is finished.",
-    lower_bound=0,
+    lower_bound=0.01,
 )
 flags.DEFINE_integer(
     "max_trials", None, "Maximum number of trials of the study. Default: no limit.", lower_bound=1
@@ -42,7 +42,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "epochs", None, "Maximum number of epochs of a trial. Default: the stage's.", lower_bound=1
 )
-flags.DEFINE_integer("seed", 1, "Seed of the search.")
+flags.DEFINE_integer("seed", 1, "Seed of the search.", 0, 2**31 - 1)
 config_flags.define_flags(RankerConfig, ("ranker",))
 config_flags.define_flags(RetrievalConfig, ("retrieval_model",))
 flags.DEFINE_bool("json", False, "Print only the best options, as JSON.")

@@ -73,6 +73,11 @@ MISTAKES = {
         "error: Expected the address of a user store, got none. Set --user_store or the environment"
     ),
     ("evaluate.py", "--resamples=1"): "error: --resamples: expected a whole number >= 2, got '1'.",
+    ("tune.py", "--minutes=0"): "error: --minutes: expected number >= 0.01, got '0'.",
+    (
+        "tune.py",
+        "--seed=-1",
+    ): "error: --seed: expected an integer in the range [0, 2147483647], got",
     ("train_ranker.py", "--dropout=1"): "--dropout: expected a number >= 0 and < 1, got '1'.",
     ("serve.py", "--deadline_ms=nan"): "error: --deadline_ms: expected a number >= 1, got 'nan'.",
     ("train.py", "--n_samples=7"): "error: --n_samples: expected integer >= 100, got '7'.",
