@@ -116,4 +116,9 @@ def _read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
         value = command_line.parse_json(line, place, "a JSON request")
         request = requests.parse(requests.Request, value, place)
         found.append({**(request.user or {}), **(request.context or {})})
+    if not found:
+        raise ValueError(
+            f"--requests: expected a file with one JSON request per line, as clients will send "
+            f"them, got {path} without any. They tune the index and verify the release."
+        )
     return found

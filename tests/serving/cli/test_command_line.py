@@ -441,6 +441,13 @@ def test_a_missing_extra_is_named_with_its_installation(script):
         importlib.import_module("no_such_package")
 
 
+def test_a_file_without_requests_is_not_published(script, tmp_path):
+    (tmp_path / "none.jsonl").write_text("\n")
+    publish = script(entry.MODULES["publish"])
+    with pytest.raises(ValueError, match=r"^--requests: expected .* per line, .*none\.jsonl witho"):
+        publish._read_requests(tmp_path / "none.jsonl")
+
+
 def test_a_file_of_a_flag_may_be_a_pipe(script, tmp_path):
     command_line = script("serving.cli.command_line")
     reader, writer = os.pipe()
