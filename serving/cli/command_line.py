@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import pwd
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ _REMEDIES = {
     errno.EEXIST: "move it, or use another path",
     errno.EISDIR: "expected a file; check the path",
     errno.ENOTDIR: "part of the path is a file; check the path",
-    errno.EACCES: "change the permissions, or use another path",
     errno.EROFS: "use another path",
     **dict.fromkeys(files.DISK_FULL, "free some space, and run the same command again"),
 }
@@ -203,12 +203,31 @@ def _terminate(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _remedy_of_access(path: pathlib.Path) -> str:
+    """Returns who runs this command, who owns the path or its directory, and what to do."""
+    existing = next(found for found in (path, *path.absolute().parents) if os.path.exists(found))
+    return (
+        f" This command runs as the account {_account(os.geteuid())}, and {existing} belongs to "
+        f"{_account(existing.stat().st_uid)}. Run it as an account that has access, or change the "
+        "permissions."
+    )
+
+
+def _account(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 def _message_of(error: Exception) -> str:
     """Returns the message of an error, with the location if a plugin raised it."""
     message = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         remedy = _REMEDIES.get(error.errno or 0)
         message = f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
+        if isinstance(error, PermissionError) and isinstance(error.filename, str):
+            message += _remedy_of_access(pathlib.Path(error.filename))
     elif not isinstance(error, _EXPECTED_ERRORS) or getattr(error, "errno", None) == errno.ENOSPC:
         # Errors of TensorFlow and Arrow.
         message = f"The disk is full ({message}). Free some space, and run the same command again."

@@ -22,7 +22,9 @@ _logger = logging.getLogger(__name__)
 
 _FORMAT = 2
 # Outcomes of an update that cannot be written.
-_NOT_APPLIED = "The update is not applied."
+_NOT_APPLIED = (
+    "The update is not applied. Check the directory and the space on its disk, and send it again."
+)
 _UNKNOWN = "The update may still be applied. Send it again once the disk works."
 _IN_CHANNEL = (
     "The channel has the update: other hosts apply it, and this one will once it can write the "

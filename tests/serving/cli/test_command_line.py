@@ -269,6 +269,28 @@ def test_an_error_of_tensorflow_about_a_full_disk_says_so(tmp_path):
 
 
 @pytest.mark.process
+def test_a_directory_of_another_account_is_named_with_its_owner(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o500)
+    # Permissions do not restrict root.
+    (tmp_path / "job.py").write_text(
+        "import os\nfrom serving.cli import command_line\n\n\n"
+        "def main():\n    if os.geteuid() == 0:\n        os.seteuid(65534)\n"
+        f"    open({str(theirs / 'new')!r}, 'w')\n\n\ncommand_line.run(main)\n"
+    )
+    done = scripts_in_forks.run(tmp_path / "job.py")
+    assert done.returncode == 1
+    found = re.fullmatch(
+        rf"error: {theirs}/new: Permission denied\. This command runs as the account \S+, and "
+        r"(\S+) belongs to (\S+)\. Run it as an account that has access, or change the "
+        r"permissions\.\n",
+        done.stderr,
+    )
+    assert theirs.is_relative_to(found[1])
+    assert pathlib.Path(found[1]).owner() == found[2]
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:surrogateescape"])
 def test_a_character_that_the_terminal_lacks_is_replaced(tmp_path, encoding):
     (tmp_path / "job.py").write_text(
