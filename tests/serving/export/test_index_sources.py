@@ -5,6 +5,7 @@ import json
 import sys
 import types
 
+import logs
 import pytest
 
 from serving import export
@@ -19,7 +20,7 @@ class Bytes(index.IndexKind):
         return "SQ8"
 """
 OWN = "bytes_per_dimension:Bytes"
-DATA_SET = types.SimpleNamespace(checksum="1")
+DATA_SET = types.SimpleNamespace(checksum="1", schema=logs.FEW_FIELDS)
 
 
 class Stopped(Exception):
