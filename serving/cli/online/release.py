@@ -74,6 +74,15 @@ FLAGS["version"].help = (
     "the latest one if none was ever promoted."
 )
 _MAX_NAMED = 3
+# Flags of some actions -> these actions.
+_USED_BY = {
+    "version": ("verify", "promote", "canary"),
+    "source": ("publish",),
+    "source_version": ("publish",),
+    "share": ("canary",),
+    "keep": ("prune",),
+    "json": ("list",),
+}
 # Part of a request -> effect of a release that lacks it or has it in another form.
 _EFFECTS = {
     "query fields": "Values that do not fit it are refused in requests, and missing in stored "
@@ -87,6 +96,13 @@ _EFFECTS = {
 def main() -> None:
     from serving import operations, releases
 
+    for name, actions in _USED_BY.items():
+        if FLAGS[name].present and FLAGS.action not in actions:
+            raise ValueError(
+                f"--{name} has no effect on --action={FLAGS.action}: expected "
+                f"{' or '.join(f'--action={action}' for action in actions)}. Leave it out, or "
+                "choose another action."
+            )
     base = bundle_flags.bundle_base()
     if FLAGS.action == "list":
         rows = releases.list_releases(base)

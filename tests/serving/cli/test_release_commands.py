@@ -549,7 +549,8 @@ def test_live_updates_that_the_next_release_lacks_are_named(base, call, action):
     added = [{"ad_id": "new-1"}, {"ad_id": "ad-9", "fields": {"price": 99.0}}]
     updates = added, ["ad-5", "ad-6", "ad-7", "ad-8"]
     live.LiveIndex(releases.load(base, first)).update(*updates)
-    _, text = call("release", flag, f"--action={action}", f"--version={second}")
+    version = () if action == "rollback" else (f"--version={second}",)
+    _, text = call("release", flag, f"--action={action}", *version)
     assert text.splitlines()[2:] == [
         f"! Release {second} lacks live updates of release {first}: 4 ads were removed ('ad-5', "
         f"'ad-6', 'ad-7', …). To apply them, run tfrec update_index --version={second} "
@@ -566,6 +567,9 @@ def test_live_updates_that_the_next_release_lacks_are_named(base, call, action):
 def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     with pytest.raises(ValueError, match="--action=promote requires --version=N"):
         call("release", f"--bundle={base}", "--action=promote")
+    # It would go to the previous stable release.
+    with pytest.raises(ValueError, match="--version has no effect on --action=rollback: expected"):
+        call("release", f"--bundle={base}", "--action=rollback", "--version=1")
     nowhere = tmp_path / "nowhere"
     with pytest.raises(bundle.errors.BundleNotFoundError, match="has no published bundle"):
         call("release", f"--bundle={base}", "--action=publish", f"--source={nowhere}")
