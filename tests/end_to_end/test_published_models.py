@@ -1,7 +1,7 @@
 """Models that tfrec did not train are published with the commands and examples in the docs."""
 
 import contextlib
-import json
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from pyarrow import feather
 from repository import EXAMPLES, ROOT
 
-from serving import client, errors, export, releases
+from serving import client, errors, export, manifest, releases
 from serving.cli import entry
 from serving.index import IndexConfig
 from tfrec import calibration, retrieval
@@ -133,15 +133,14 @@ def test_a_file_that_cannot_be_read_is_named(call, flag, content, message):
 @pytest.mark.usefixtures("here")
 def test_the_grpc_example_sends_missing_values_of_each_kind(script, monkeypatch):
     exec(blocks("python")[1], {})
-    path = pathlib.Path("bundles/manifests/1.json")
-    content = json.loads(path.read_text())
-    content["query_fields"] += [
-        {"name": "search", "kind": "text"},
-        {"name": "vector", "kind": "dense", "length": 3},
-    ]
-    path.write_text(json.dumps(content))
+    base = pathlib.Path("bundles")
+    published = manifest.read(base, 1)
+    vector = {"name": "vector", "kind": "dense", "length": 3}
+    fields = [*published.query_fields, {"name": "search", "kind": "text"}, vector]
+    changed = dataclasses.replace(published, query_fields=fields)
+    manifest.path_of(base, 1).write_bytes(manifest.encode(changed))
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    sent = script("predict_grpc").request(pathlib.Path("bundles")).inputs
+    sent = script("predict_grpc").request(base).inputs
     shapes = {name: tf.make_ndarray(tensor).shape for name, tensor in sent.items()}
     assert shapes == {
         "country": (1,),
