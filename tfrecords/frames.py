@@ -279,10 +279,12 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
             f"{name}: expected strings as the names of columns, got {labels[0]!r}. Rename it, for "
             f"example by frame.columns = {renamed}."
         )
-    if isinstance(frame.index, pd.DatetimeIndex) and frame.index.name is None:
+    if frame.index.names == [None] and not pd.api.types.is_any_real_numeric_dtype(frame.index):
+        is_time = isinstance(frame.index, pd.DatetimeIndex)
+        held, named = ("times", "time") if is_time else ("values", "id")
         faults["the index"] = (
-            f"{name}: the index has times, but no name. To use them, name it, for example by frame "
-            '= frame.rename_axis("time").'
+            f"{name}: the index has {held}, but no name. To use them, name it, for example by "
+            f'frame = frame.rename_axis("{named}").'
         )
     levels = [level for level in frame.index.names if isinstance(level, str)]
     for level in [level for level in levels if level in frame]:

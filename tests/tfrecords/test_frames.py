@@ -243,6 +243,17 @@ def test_a_note_says_that_times_in_an_unnamed_index_are_left_out(tmp_path, capsy
         assert ("Left out: log: the index has times, but no name" in said) == (name is None)
 
 
+@pytest.mark.parametrize("is_text", [True, False])
+def test_a_note_says_that_texts_in_an_unnamed_index_are_left_out(is_text, tmp_path, capsys):
+    frame = log()
+    frame.index = [f"u{row % 7}" if is_text else row + 3 for row in range(len(frame))]
+    tfrecords.from_pandas(frame, None, tmp_path / "data")
+    said = capsys.readouterr().out
+    assert (
+        "the index has values, but no name. To use them, name it, for example" in said
+    ) == is_text
+
+
 def test_the_splits_can_be_frames_and_options_of_the_conversion_are_passed_on(tmp_path):
     parts = log().iloc[:80], log().iloc[80:100], log().iloc[100:]
     found = converted(parts[0], tmp_path / "a", validation=parts[1], test=parts[2])
