@@ -185,8 +185,9 @@ def is_click_of_thing(core: str) -> bool:
 
 
 def plain_words(text: str) -> str:
-    """Returns the words of a text in lower case, joined by `_`."""
-    return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
+    """Returns the words of a text without RecBole's type, in lower case, joined by `_`."""
+    text = re.sub(":(token|float)(_seq)?$", "", text.lower())
+    return re.sub(r"[\W_]+", "_", text).strip("_")
 
 
 def core(words: Sequence[str]) -> str:

@@ -185,6 +185,10 @@ def test_recbole_files(tmp_path: pathlib.Path) -> None:
         write(tmp_path / f"ml.{name}", columns, "\t")
         for name, columns in (("inter", inter), ("user", user), ("item", item))
     ]
+    with pytest.raises(ValueError, match=r"has only the key 'item_id:token' .*--ads_path="):
+        infer.propose([paths[0], paths[2]])
+    with pytest.raises(ValueError, match=r"(?s)have different rows; .*on='user_id:token'"):
+        infer.propose(paths[:2])
     proposal, notes = infer.propose(paths[:1], paths[1], paths[2])
     assert fields(proposal) == {
         "user_id": ("categorical", "query"),
