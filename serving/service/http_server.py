@@ -8,6 +8,7 @@ second signal        skips the wait
 """
 
 import asyncio
+import errno
 import functools
 import logging
 import resource
@@ -174,9 +175,18 @@ def cannot_serve(host: str, port: int, error: OSError) -> errors.ServerStartErro
         port: Port.
         error: Why it cannot be used.
     """
-    return errors.ServerStartError(
-        f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
-    )
+    # A host may be given with brackets, as in a URL, which is an unknown name.
+    place = f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(error, PermissionError):
+        remedy = "choose a --port above 1023, or give the account CAP_NET_BIND_SERVICE"
+    elif error.errno == errno.EADDRINUSE:
+        remedy = "stop the server that uses it, or choose another --port or --host"
+    else:
+        remedy = (
+            "expected an address of this machine as --host, such as 127.0.0.1 or ::1, or 0.0.0.0 "
+            "for all of its addresses"
+        )
+    return errors.ServerStartError(f"Cannot serve on {place} ({error}); {remedy}.")
 
 
 def check_tls(config: HttpConfig) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import re
 import resource
 import socket
 import threading
@@ -154,6 +156,26 @@ def test_a_port_in_use_is_refused_in_one_line(bound, caplog):
             server.run([bound])
     assert ended == [application]
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("192.0.2.1", r"192\.0\.2\.1:1 .*; expected an address of this machine as --host"),
+        ("[::1]", r"\[::1\]:1 \(.*; expected an address of this machine .* or ::1"),
+    ],
+)
+def test_an_address_of_another_machine_is_refused_with_a_remedy(host, message):
+    with pytest.raises(OSError, match="Errno") as failed:
+        process.bound_socket(host, 1)
+    error = http_server.cannot_serve(host, 1, failed.value)
+    assert re.match(f"Cannot serve on {message}", str(error))
+
+
+def test_a_port_that_only_root_may_use_names_the_others():
+    error = http_server.cannot_serve("::1", 80, PermissionError(errno.EACCES, "Permission denied"))
+    assert str(error).startswith("Cannot serve on [::1]:80 ([Errno 13] Permission denied); choose")
+    assert "--port above 1023" in str(error)
 
 
 def test_a_line_of_code_logs_once_a_second_with_the_number_of_suppressed_records():
