@@ -38,8 +38,8 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
     """Checks that the calls of a custom layer in the block do not change its variables.
 
     Raises:
-        ValueError: A variable changes, which serving cannot do, or is read without being one of
-            the layer's weights, so that it would be neither trained nor saved.
+        ValueError: A variable changes, which serving cannot do, or one is read that the layer does
+            not hold, so that it would be neither trained nor saved.
     """
     variables = [variable for variable in model.non_trainable_weights if _is_compared(variable)]
     before = [variable.numpy() for variable in variables]
@@ -47,9 +47,11 @@ def check_stateless(model: tf.keras.layers.Layer, where: str) -> Iterator[None]:
         yield
     # A replicated variable is read as its copy on a device.
     copies = tf.distribute.get_strategy().experimental_local_results
+    # With the variables of loaded models, which are not weights, but are saved.
+    tracked = tf.train.TrackableView(model).descendants()
     weights = {
         copy.ref()
-        for variable in model.variables
+        for variable in tracked
         if isinstance(variable, tf.Variable)
         for copy in copies(variable)
     }

@@ -229,3 +229,21 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
 def test_wrong_towers_are_refused_before_training(data_set, retrieval_config, kind, said):
     with pytest.raises(ValueError, match=said):
         build(kind, data_set, retrieval_config)
+
+
+def test_a_frozen_encoder_that_was_loaded_is_accepted(data_set, retrieval_config, tmp_path):
+    encoder = tf.Module()
+    encoder.scale = tf.Variable(2.0)
+    encoder.call = tf.function(lambda x: encoder.scale * x)
+    encoder.call.get_concrete_function(tf.TensorSpec([None, 4], tf.float32))
+    tf.saved_model.save(encoder, tmp_path)
+
+    class Encoded(Hashed):
+        def __init__(self):
+            super().__init__(finish=lambda x: tf.math.l2_normalize(self.loaded.call(x), axis=-1))
+            self.loaded = tf.saved_model.load(tmp_path)
+
+    class OfEncoders(TwoLayers):
+        towers = (Encoded, Hashed)
+
+    OfEncoders(data_set.fitted, retrieval_config, data_set.catalog()).build_weights()
