@@ -199,7 +199,9 @@ def _terminate(number: int, frame: object) -> NoReturn:
     """Ends the command like Ctrl-C, with the exit status that shells give to the signal."""
     # The next signal ends the process even where Python ignores an exception.
     signal.signal(number, signal.SIG_DFL)
-    print("Terminated. Run the same command again to continue.", file=sys.stderr)
+    # The signal may have interrupted a print, which cannot be called again within itself.
+    with contextlib.suppress(OSError):
+        os.write(2, b"Terminated. Run the same command again to continue.\n")
     sys.exit(128 + number)
 
 
