@@ -12,8 +12,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
-# Bytecode is kept: each worker would otherwise compile all tests and modules again.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept: each worker would otherwise compile all tests and modules again. Code that is
+# compiled has no columns for tracebacks, which pytest does not show.
+PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA ?=
 ARGS ?=
