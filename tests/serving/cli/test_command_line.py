@@ -231,12 +231,13 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
 @pytest.mark.process
 def test_a_terminated_command_cleans_up_and_says_so(tmp_path):
     (tmp_path / "job.py").write_text(
-        "import time\nfrom serving.cli import command_line\n\n\ndef main():\n"
-        "    try:\n        print('started', flush=True)\n        time.sleep(60)\n"
+        "import sys\nfrom serving.cli import command_line\n\n\ndef main():\n"
+        "    try:\n        print('started', flush=True)\n        sys.stdin.read()\n"
         "    finally:\n        print('cleaned up')\n\n\ncommand_line.run(main)\n"
     )
     process = subprocess.Popen(
         [sys.executable, tmp_path / "job.py"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
