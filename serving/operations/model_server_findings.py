@@ -95,18 +95,23 @@ class ModelServerCheck:
         yield findings.finding_of(f"{place}, probes of query_tower", self._tower_probes)
 
     def _reachable(self) -> str:
-        connected = grpc.channel_ready_future(self._channel)
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
         try:
-            connected.result(self._timeout)
-        except grpc.FutureTimeoutError as error:
-            connected.cancel()
-            raise findings.WrongError(
-                f"a gRPC server at {self._address}",
-                f"no connection within {self._timeout:g} s",
-                "Start it (tfrec serve, or python -m serving.model_server "
-                f"--model_name=ranker --model_base_path={self._release.base.resolve()}/ranker), or "
-                "set the port of its gRPC API, not of its REST API.",
-            ) from error
+            self._models.GetModelStatus(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            # A refused connection fails at once. With other codes, a server has answered.
+            found = {
+                grpc.StatusCode.UNAVAILABLE: f"no connection: {error.details()}",
+                grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self._timeout:g} s",
+            }.get(error.code())
+            if found is not None:
+                raise findings.WrongError(
+                    f"a gRPC server at {self._address}",
+                    found,
+                    "Start it (tfrec serve, or python -m serving.model_server "
+                    f"--model_name=ranker --model_base_path={self._release.base.resolve()}/ranker)"
+                    ", or set the port of its gRPC API, not of its REST API.",
+                ) from error
         return "yes"
 
     def _version(self, model: str) -> str:
