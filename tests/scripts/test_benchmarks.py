@@ -208,6 +208,19 @@ def test_training_is_measured(tmp_path):
     assert "medians of 1 blocks of 1 steps" in shown
 
 
+# Building a graph takes most of the time.
+SMALL_RANKER = (
+    "--model_dim=16",
+    "--feed_forward_dim=16",
+    "--num_cross_layers=0",
+    "--dropout=0",
+    "--id_dropout=0",
+    "--average_decay=0",
+    "--embedding_l2=0",
+    "--embedding_shrinkage=0",
+)
+
+
 @pytest.mark.benchmark
 def test_parts_of_the_ranker_are_left_out(tmp_path):
     data = tmp_path / "data"
@@ -216,8 +229,7 @@ def test_parts_of_the_ranker_are_left_out(tmp_path):
         "--variants=no blocks, no products",
         "--calls=2",
         "--epochs=1",
-        "--model_dim=16",
-        "--feed_forward_dim=16",
+        *SMALL_RANKER,
         f"--workdir={tmp_path}",
     ]
     result, shown = run("benchmarks/attention.py", *flags, f"--data={data},{data}")
@@ -240,15 +252,7 @@ def test_attention_is_measured_on_and_off(tmp_path):
         "--calls=2",
         "--epochs=1",
         "--num_blocks=1",
-        "--model_dim=16",
-        "--feed_forward_dim=16",
-        # Building a graph takes most of the time.
-        "--num_cross_layers=0",
-        "--dropout=0",
-        "--id_dropout=0",
-        "--average_decay=0",
-        "--embedding_l2=0",
-        "--embedding_shrinkage=0",
+        *SMALL_RANKER,
         f"--workdir={tmp_path}",
     )
     on, off, truth = result["rows"]
