@@ -10,6 +10,9 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+# For each new pipeline of a data set, oneDNN looks up the kernels of each operation, which takes
+# longer than reading a tiny data set.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from repository import EXAMPLES, ROOT, SCRIPTS
 
