@@ -208,7 +208,8 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     """Returns the type in which values are written: the same, unless Arrow cannot write or read it.
 
     Parquet has lists of one length, but Arrow cannot read them back if some are null. Arrow cannot
-    write categories that are views of strings, as Polars makes them. Tensors are written as lists.
+    write categories and objects of views of strings, as Polars makes them. Tensors are written as
+    lists.
     """
     if isinstance(type_, pa.FixedShapeTensorType):
         return _type_in_parquet(type_.storage_type)
@@ -226,6 +227,8 @@ def _without_null_categories(table: pa.Table) -> pa.Table:
     for position, field in enumerate(table.schema):
         chunks = table.column(position).chunks
         if pa.types.is_dictionary(field.type) and any(
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_type_in_struct(field.type)) for field in type_])
             chunk.dictionary.null_count for chunk in chunks
         ):
             plain = table.column(position).cast(field.type.value_type)
@@ -235,6 +238,12 @@ def _without_null_categories(table: pa.Table) -> pa.Table:
 
 def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch], dict[str, str]]:
     """Returns the columns and rows of a table, and the faults of columns that Arrow refuses."""
+def _type_in_struct(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
+        return pa.string() if pa.types.is_string_view(type_) else pa.binary()
+    return _type_in_parquet(type_)
+
+
     import pandas as pd
 
     faults: dict[str, str] = {}

@@ -217,6 +217,21 @@ def test_categories_of_polars_are_read(expected, tmp_path):
 
 
 def test_a_schema_is_proposed_and_its_decisions_are_printed(tmp_path, capsys):
+def test_objects_of_polars_are_read(expected, tmp_path):
+    table = pa.Table.from_pandas(log())
+    text = table["country"].combine_chunks().cast(pa.string_view())  # Polars has no other texts.
+    objects = pa.StructArray.from_arrays([text, text.cast(pa.binary_view())], ["country", "raw"])
+    lists = pa.ListArray.from_arrays(range(ROWS + 1), objects)
+    table = table.append_column("user", objects).append_column("spare", lists)
+    found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "spare", progress=False)
+    assert files_of(found.directory) == files_of(expected)
+    country = dataclasses.replace(SCHEMA.fields[0], column="user.country")
+    schema = dataclasses.replace(SCHEMA, fields=(country, *SCHEMA.fields[1:]))
+    nested = tfrecords.from_arrow(table, schema, tmp_path / "nested", progress=False)
+    name = "train-00000.tfrecord"
+    assert (nested.directory / name).read_bytes() == (found.directory / name).read_bytes()
+
+
     frame = log(odd=[1, "b"] * (ROWS // 2))
     frame["ordered"] = pd.Series(np.arange(ROWS) % 5 == 0).where(frame["clicked"] == 1)
     data_set = tfrecords.from_pandas(frame, None, tmp_path / "data")
