@@ -252,8 +252,13 @@ def _type_in_struct(type_: pa.DataType) -> pa.DataType:
     elif hasattr(table, "__arrow_c_stream__"):
         try:
             opened = pa.RecordBatchReader.from_stream(table)
-        except pa.ArrowInvalid as error:  # The stream of a column, such as a Series.
-            raise _not_a_table(table, name) from error
+        except pa.ArrowInvalid as error:
+            if "non-struct" in str(error):  # The stream of a column, such as a Series.
+                raise _not_a_table(table, name) from error
+            raise ValueError(
+                f"{name}: a column has a type that PyArrow does not have, such as Polars's Int128 "
+                f"({error}). Convert it, for example to 64-bit integers, or leave it out."
+            ) from error
     else:
         raise _not_a_table(table, name)
     names = opened.schema.names

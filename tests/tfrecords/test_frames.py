@@ -465,6 +465,18 @@ def test_a_lazy_frame_has_to_be_collected(tmp_path):
 
 def test_an_arrow_type_that_parquet_lacks_names_the_column(tmp_path):
     column = pa.array([(0, 1, 2)] * ROWS, pa.month_day_nano_interval())
+def test_a_type_that_pyarrow_lacks_is_named(tmp_path):
+    class Frame:
+        def __arrow_c_stream__(self, requested_schema=None):
+            # As PyArrow refuses the stream of a Polars frame with such a column.
+            raise pa.ArrowInvalid("Invalid or unsupported format string: '_pli128'")
+
+    with pytest.raises(ValueError, match=r"log: a column has a type .*'_pli128'\)\. Convert it"):
+        arrow(Frame(), tmp_path)
+    with pytest.raises(ValueError, match=r"log: expected a pandas\.DataFrame .*ChunkedArray"):
+        arrow(pa.chunked_array([["CH"]]), tmp_path)
+
+
     table = pa.Table.from_pandas(log()).append_column("spare", column)
     data_set = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
     assert data_set.description.source.lines == ROWS
