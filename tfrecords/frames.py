@@ -11,6 +11,7 @@ line can convert the rows again.
 """
 
 import contextlib
+import inspect
 import os
 import pathlib
 import shutil
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tfrecords import conversion, convert, files, formats, reader, schema_inference
+from tfrecords import conversion, convert, files, formats, reader, schema_inference, terminal
 from tfrecords import schema as schema_lib
 
 if TYPE_CHECKING:
@@ -75,10 +76,12 @@ def from_pandas(
     Raises:
         FileNotFoundError: There is no such schema file.
         FileExistsError: The directory, or `DIRECTORY.rows`, contains other files.
+        TypeError: There is no such option.
         ValueError: A table is empty, a column cannot be converted, no schema can be proposed, or
             as in `convert.convert`.
         OSError: See `convert.convert`.
     """
+    _check_options(options)
     directory = pathlib.Path(directory)
     known = _schema_of(schema)
     optional = {"ads": ads, "users": users, "validation": validation, "test": test}
@@ -123,6 +126,17 @@ def from_arrow(
     arguments, the result and the errors, see `from_pandas`.
     """
     return from_pandas(table, schema, directory, **arguments)
+
+
+def _check_options(options: Collection[str]) -> None:
+    tables = [*inspect.signature(from_pandas).parameters][3:-1]  # and progress
+    known = tables + [*inspect.signature(convert.convert).parameters][2:-1]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise TypeError(
+            f"from_pandas and from_arrow have no argument {unknown!r}; expected one of "
+            f"{', '.join(known)}.{terminal.suggestion_for(unknown, known)}"
+        )
 
 
 def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
@@ -213,6 +227,8 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     """
     if isinstance(type_, pa.FixedShapeTensorType):
         return _type_in_parquet(type_.storage_type)
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_type_in_struct(field.type)) for field in type_])
     if pa.types.is_fixed_size_list(type_) or pa.types.is_list(type_):
         return pa.list_(_type_in_parquet(type_.value_type))
     if pa.types.is_large_list(type_):
@@ -222,13 +238,17 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     return type_
 
 
+def _type_in_struct(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
+        return pa.string() if pa.types.is_string_view(type_) else pa.binary()
+    return _type_in_parquet(type_)
+
+
 def _without_null_categories(table: pa.Table) -> pa.Table:
     """Returns a table in which no category is null, because Arrow cannot write such columns."""
     for position, field in enumerate(table.schema):
         chunks = table.column(position).chunks
         if pa.types.is_dictionary(field.type) and any(
-    if pa.types.is_struct(type_):
-        return pa.struct([field.with_type(_type_in_struct(field.type)) for field in type_])
             chunk.dictionary.null_count for chunk in chunks
         ):
             plain = table.column(position).cast(field.type.value_type)
@@ -238,12 +258,6 @@ def _without_null_categories(table: pa.Table) -> pa.Table:
 
 def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch], dict[str, str]]:
     """Returns the columns and rows of a table, and the faults of columns that Arrow refuses."""
-def _type_in_struct(type_: pa.DataType) -> pa.DataType:
-    if pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
-        return pa.string() if pa.types.is_string_view(type_) else pa.binary()
-    return _type_in_parquet(type_)
-
-
     import pandas as pd
 
     faults: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """Frames and Arrow tables become the data set of the same rows in Parquet, or are refused."""
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -216,7 +217,6 @@ def test_categories_of_polars_are_read(expected, tmp_path):
     assert files_of(found.directory) == files_of(expected)
 
 
-def test_a_schema_is_proposed_and_its_decisions_are_printed(tmp_path, capsys):
 def test_objects_of_polars_are_read(expected, tmp_path):
     table = pa.Table.from_pandas(log())
     text = table["country"].combine_chunks().cast(pa.string_view())  # Polars has no other texts.
@@ -232,6 +232,7 @@ def test_objects_of_polars_are_read(expected, tmp_path):
     assert (nested.directory / name).read_bytes() == (found.directory / name).read_bytes()
 
 
+def test_a_schema_is_proposed_and_its_decisions_are_printed(tmp_path, capsys):
     frame = log(odd=[1, "b"] * (ROWS // 2))
     frame["ordered"] = pd.Series(np.arange(ROWS) % 5 == 0).where(frame["clicked"] == 1)
     data_set = tfrecords.from_pandas(frame, None, tmp_path / "data")
@@ -275,6 +276,16 @@ def test_the_splits_can_be_frames_and_options_of_the_conversion_are_passed_on(tm
     assert [found.num_rows(split) for split in ("train", "validation", "test")] == [80, 20, 20]
     found = converted(log(), tmp_path / "b", split="order", test_fraction=0.25)
     assert found.num_rows("test") == 30
+
+
+def test_an_unknown_option_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(
+        TypeError, match=r"'test_fracton'; expected .* Did you mean 'test_fraction'"
+    ):
+        converted(log(), tmp_path / "data", test_fracton=0.2)
+    with pytest.raises(TypeError, match=r"no argument 'source'; expected one of ads, users, "):
+        converted(log(), tmp_path / "data", source="log.csv")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_rows_that_were_converted_stay_next_to_the_data_set(tmp_path):
@@ -454,17 +465,6 @@ def test_a_stream_that_fails_is_named_with_the_rows_before(error, tmp_path):
     assert not (tmp_path / "data.rows").exists()
 
 
-def test_a_lazy_frame_has_to_be_collected(tmp_path):
-    class LazyFrame:
-        def collect(self):
-            return log()
-
-    with pytest.raises(ValueError, match=r"got LazyFrame\. Call its \.collect\(\)\."):
-        arrow(LazyFrame(), tmp_path)
-
-
-def test_an_arrow_type_that_parquet_lacks_names_the_column(tmp_path):
-    column = pa.array([(0, 1, 2)] * ROWS, pa.month_day_nano_interval())
 def test_a_type_that_pyarrow_lacks_is_named(tmp_path):
     class Frame:
         def __arrow_c_stream__(self, requested_schema=None):
@@ -477,6 +477,17 @@ def test_a_type_that_pyarrow_lacks_is_named(tmp_path):
         arrow(pa.chunked_array([["CH"]]), tmp_path)
 
 
+def test_a_lazy_frame_has_to_be_collected(tmp_path):
+    class LazyFrame:
+        def collect(self):
+            return log()
+
+    with pytest.raises(ValueError, match=r"got LazyFrame\. Call its \.collect\(\)\."):
+        arrow(LazyFrame(), tmp_path)
+
+
+def test_an_arrow_type_that_parquet_lacks_names_the_column(tmp_path):
+    column = pa.array([(0, 1, 2)] * ROWS, pa.month_day_nano_interval())
     table = pa.Table.from_pandas(log()).append_column("spare", column)
     data_set = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
     assert data_set.description.source.lines == ROWS
