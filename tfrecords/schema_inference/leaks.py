@@ -179,6 +179,9 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         )
     if _is_clock(column, roles):
         return "a time, and later requests have later times"
+    keys = (roles.ad_key, roles.user_key)
+    if len(column.known) >= _FEW_ROWS and times.are_unread(column, keys):
+        return "a time that is not read, and later requests have later times"
     if _never_returns(column, roles):
         return "later rows do not repeat the values of earlier ones, as with ids of sessions"
     if _counts_rows(column, roles):

@@ -27,6 +27,7 @@ _ZONE = re.compile(
     r"\d:\d\d(?:[.,]\d+)?(?P<offset>[zZ]|\s?[+-]\d\d:?\d\d)?\s*"
     r"(?P<name>\[[^]]+]|[A-Z]{3,5}\b|[A-Z][a-z]+/[A-Za-z_/]+)"
 )
+_YEAR = re.compile(r"(?<!\d)(19|20)\d\d")
 # Larger than the nanoseconds of any date.
 _LATEST = 1e20
 # Units of counted time, the shortest first, with the factors that convert them to days in pandas.
@@ -88,9 +89,8 @@ def find(
             elif not column.is_numeric and column.time_format is None:
                 notes += _zone_notes(column)
             return _with_hours(column, [*named, *ending, *columns])
-        is_text = not column.is_numeric and clock_format(column) is None
-        if column in named and is_text and np.isnan(column.times).any():
-            bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
+        bad = _unread(column)
+        if bad is not None and (column in named or are_unread(column, keys)):
             notes.append(_unread_note(column.name, bad))
     notes += [
         f"{column.name!r} is not the time, because {column.missing_share:.1%} of the rows lack it "
@@ -99,6 +99,28 @@ def find(
         for column in lacking
     ]
     return None
+
+
+def are_unread(column: Column, keys: Sequence[Column | None]) -> bool:
+    """Returns whether texts are times that are not read, by the name and years such as 2024.
+
+    Dates of each ad or user do not count.
+    """
+    is_named = column.plain_words in known_names.TIMES
+    if not is_named and known_names.TIME_WORDS.isdisjoint(column.words[-1:]):
+        return False
+    have_years = any(_YEAR.search(text) for text in column.known[:_PROBED])
+    if not have_years or _unread(column) is None:
+        return False
+    return not any(key and log_sample.is_constant_per_ad(column, key) for key in keys)
+
+
+def _unread(column: Column) -> str | None:
+    """Returns the first text that is not a time, or None if all are or the values are no texts."""
+    if column.is_numeric or column.is_list or clock_format(column) is not None:
+        return None
+    unread = np.flatnonzero(np.isnan(column.times))
+    return column.known[int(unread[0])] if len(unread) else None
 
 
 def _unread_note(name: str, bad: str) -> str:

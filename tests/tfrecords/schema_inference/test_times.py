@@ -254,3 +254,24 @@ def test_numbers_are_dates_if_the_conversion_reads_them_as_dates(
     proposal, notes = infer.propose([tmp_path / "log.tsv"])
     assert proposal["time"] == "timestamp"
     assert any("They count as seconds" in note for note in notes) == (not is_date)
+
+
+@pytest.mark.parametrize("name", ["timestamp", "shown_at"])
+def test_times_that_are_not_read_are_named_and_no_categories(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    texts = [f"{at:%d} mai 2024 à {at.hour}h" for at in TIMES]  # 74 different hours
+    proposal, notes = propose(tmp_path, **{name: texts})
+    assert name not in {field["name"] for field in proposal["fields"]}
+    assert notes == [
+        f"{name!r} is not the time, because '01 mai 2024 à 0h' is neither a number nor an ISO 8601 "
+        "time. If it is the time, set time and time_format in the schema.",
+        f"Left out (a time that is not read, and later requests have later times): {name!r}.",
+    ]
+
+
+def test_dates_of_ads_that_are_not_read_are_fields(tmp_path: pathlib.Path) -> None:
+    released = [f"{1990 + n % 5} mai" for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, release_date=released)
+    assert "release_date" in {field["name"] for field in proposal["fields"]}
+    assert notes == []
