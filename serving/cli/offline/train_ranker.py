@@ -26,10 +26,12 @@ def main() -> None:
     from tfrec import ranking
 
     workdir = pathlib.Path(FLAGS.workdir)
+    ranker_config = config_flags.from_flags(config.RankerConfig)
     with distribution_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
+        ranking.RANKERS.get(ranker_config.ranker)  # Fails before the data set is read.
         data_set = steps.data_set()
         steps.say_what_to_expect(data_set)
-        directory = steps.train_ranker(data_set, config_flags.from_flags(config.RankerConfig))
+        directory = steps.train_ranker(data_set, ranker_config)
     if directory is None:
         ranking.check_trainable(data_set)  # Says why.
     elif FLAGS.json:

@@ -24,10 +24,12 @@ flags.adopt_module_key_flags(distribution_flags)
 
 
 def main() -> None:
+    from tfrec import retrieval
+
     workdir = pathlib.Path(FLAGS.workdir)
+    retrieval_config = config_flags.from_flags(config.RetrievalConfig)
     with distribution_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
-        directory = steps.train_retrieval(
-            steps.data_set(), config_flags.from_flags(config.RetrievalConfig)
-        )
+        retrieval.RETRIEVAL_MODELS.get(retrieval_config.retrieval_model)  # Fails first.
+        directory = steps.train_retrieval(steps.data_set(), retrieval_config)
     if FLAGS.json:
         print((directory / "retrieval.json").read_text().strip())

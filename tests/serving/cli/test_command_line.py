@@ -107,6 +107,8 @@ MISTAKES = {
     ),
     ("train.py", "--use_synthetic", "--ranker=atention"): "Did you mean 'attention'?",
     ("train.py", "--use_synthetic", "--retrieval_model=x:Y"): "no module 'x' on the Python",
+    ("train_ranker.py", "--workdir=/nowhere", "--ranker=atention"): "Did you mean 'attention'?",
+    ("train_retrieval.py", "--workdir=/nowhere", "--retrieval_model=x:Y"): "no module 'x' on the",
     ("train_ranker.py", "--workdir=/nowhere/at/all"): (
         "error: No data set at /nowhere/at/all/data/dataset.json; run tfrec convert first."
     ),
