@@ -49,6 +49,6 @@ class SplitOptions:
         shares = (self.validation_fraction, self.test_fraction)
         if not (min(shares) > 0 and sum(shares) < 1):
             raise ValueError(
-                "validation_fraction and test_fraction must be positive and sum to less than 1, "
-                f"got {shares[0]} and {shares[1]}."
+                "--validation_fraction and --test_fraction must be positive and sum to less than "
+                f"1, got {shares[0]} and {shares[1]}."
             )

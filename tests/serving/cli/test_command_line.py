@@ -94,6 +94,10 @@ MISTAKES = {
         "--format=critoe",
     ): "error: Unknown log format 'critoe'",
     ("train.py", "--data_path=x", "--split=tiem"): "Did you mean 'time'?",
+    ("train.py", "--data_path=x", "--validation_fraction=0.6", "--test_fraction=0.6"): (
+        "error: --validation_fraction and --test_fraction must be positive and sum to less than 1, "
+        "got 0.6 and 0.6."
+    ),
     ("train.py", "--data_path=/nowhere/at/all"): "error: No file at /nowhere/at/all",
     ("train.py", "--data_path=/tmp"): "is a directory",
     ("train.py", "--use_synthetic", "--index_config=tests"): (
