@@ -120,6 +120,19 @@ def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:
         return np.load(path, mmap_mode="r" if mapped else None)
 
 
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an npy file as `np.save` does, whose error on a full disk lacks its number.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    array = np.ascontiguousarray(array)
+    header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]
+    with _naming(path), path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+        file.write(array.data)
+
+
 def create_array(path: pathlib.Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     """Creates an npy file of zeros, mapped into memory to be filled.
 

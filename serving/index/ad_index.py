@@ -29,6 +29,7 @@ from serving.index import backend, index_build, kinds, search, widening
 from serving.index.filters import eligibility
 from serving.index.milvus import connection, milvus_build, milvus_index
 from serving.index.tuning import index_choice
+from tfrecords import files
 from tfrecords.schema import SHOWN
 
 FEATURES_FILE = "ad_features.npy"
@@ -108,7 +109,7 @@ class BuiltIndex:
             )
         path = pathlib.Path(directory)
         self.searcher.save(path)
-        np.save(path / FEATURES_FILE, np.ascontiguousarray(ad_features, dtype=np.int32))
+        files.write_array(path / FEATURES_FILE, ad_features.astype(np.int32))
         # With a single chunk, rows are looked up without a search through chunks.
         table = ads.combine_chunks()
         with (

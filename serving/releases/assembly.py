@@ -31,6 +31,7 @@ from serving.index import (
     try_kind,
 )
 from serving.releases import embedded_ads, models, parts, probes, publishing
+from tfrecords import files
 from tfrecords.schema import NUM_CANDIDATES, Field, Schema
 
 _logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _assemble(
     )
     _write(staged, content, probed[0], features)
     built.save(staged.ad_index, features, inputs.ads)
-    np.save(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
+    files.write_array(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
     _check_reproduces(staged, content, tower, ad_tower, scorer)
     for model in loaded:
         model.free()

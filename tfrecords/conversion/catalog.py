@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import encoding, reader, records
+from tfrecords import encoding, files, reader, records
 from tfrecords.columns import (
     KeyIndex,
     last_rows,
@@ -122,7 +122,7 @@ class CatalogAds:
         directory.mkdir(parents=True, exist_ok=True)
         records.write_arrow(self.table, directory / "ads.arrow")
         encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
-        np.save(directory / "ad_features.npy", encoder.encode_table(self.table))
+        files.write_array(directory / "ad_features.npy", encoder.encode_table(self.table))
 
 
 def load(directory: pathlib.Path) -> CatalogAds:

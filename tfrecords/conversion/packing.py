@@ -230,7 +230,7 @@ def save(packed: records.Packed, directory: pathlib.Path) -> None:
     with files.replacing(directory) as partial:
         partial.mkdir()
         for name, values in packed.items():
-            np.save(partial / f"{name}.npy", values)
+            files.write_array(partial / f"{name}.npy", values)
 
 
 def load(directory: pathlib.Path) -> records.Packed:

@@ -38,8 +38,8 @@ def write_text_vectors(
     """
     new = list(first_seen(chunks))
     keys = np.concatenate([strings.fingerprints for strings in new])
-    with files.replacing(_keys_path(path)) as partial, partial.open("wb") as file:
-        np.save(file, keys)
+    with files.replacing(_keys_path(path)) as partial:
+        files.write_array(partial, keys)
     with files.replacing(path) as partial:
         columns = files.create_array(partial, np.int32, (len(keys), field.width))
         first = 0

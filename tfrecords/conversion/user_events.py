@@ -186,8 +186,8 @@ def write(
         first = part.stop
     for array in arrays.values():
         array.flush()
-    np.save(directory / "users.npy", np.concatenate(users))
-    np.save(directory / "starts.npy", np.cumsum(np.concatenate(lengths)))
+    files.write_array(directory / "users.npy", np.concatenate(users))
+    files.write_array(directory / "starts.npy", np.cumsum(np.concatenate(lengths)))
 
 
 def load(field: Field, directory: pathlib.Path) -> UserEvents:
