@@ -37,6 +37,7 @@ _TO_CHANGE = (
     "To change it, write it with tfrecords.schema.save_schema(data_set.schema, PATH), edit the "
     "file, and give PATH as the schema."
 )
+_OF_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 _ARROW_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
@@ -160,10 +161,18 @@ def _written(
     rows.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new, ignore_errors=True)
     notes: list[str] = []
-    with files.replacing(new) as written:
-        written.mkdir()
-        for name, table in tables.items():
-            notes += _write(table, name, written / f"{name}.parquet", needed)
+    try:
+        with files.replacing(new) as written:
+            written.mkdir()
+            for name, table in tables.items():
+                notes += _write(table, name, written / f"{name}.parquet", needed)
+    except OSError as error:
+        if not files.is_disk_full(error):
+            raise
+        raise OSError(
+            f"The disk of {rows} is full ({error}). Free some space, about twice the size of the "
+            "tables, and call again; an earlier data set is unchanged."
+        ) from error
     if rows.exists() and not before.exists():  # Otherwise the last run was killed.
         rows.rename(before)
     shutil.rmtree(rows, ignore_errors=True)
@@ -228,7 +237,8 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     if isinstance(type_, pa.FixedShapeTensorType):
         return _type_in_parquet(type_.storage_type)
     if pa.types.is_struct(type_):
-        return pa.struct([field.with_type(_type_in_struct(field.type)) for field in type_])
+        types = (_OF_VIEWS.get(field.type) or _type_in_parquet(field.type) for field in type_)
+        return pa.struct([field.with_type(new) for field, new in zip(type_, types, strict=True)])
     if pa.types.is_fixed_size_list(type_) or pa.types.is_list(type_):
         return pa.list_(_type_in_parquet(type_.value_type))
     if pa.types.is_large_list(type_):
@@ -236,12 +246,6 @@ def _type_in_parquet(type_: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(type_) and pa.types.is_string_view(type_.value_type):
         return pa.dictionary(type_.index_type, pa.string(), type_.ordered)
     return type_
-
-
-def _type_in_struct(type_: pa.DataType) -> pa.DataType:
-    if pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
-        return pa.string() if pa.types.is_string_view(type_) else pa.binary()
-    return _type_in_parquet(type_)
 
 
 def _without_null_categories(table: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
+import resource
 
 import numpy as np
 import pandas as pd
@@ -384,6 +385,22 @@ def test_a_refused_frame_leaves_the_rows_of_the_last_data_set(tmp_path):
     with pytest.raises(ValueError, match="ads: the table has no rows"):
         converted(log(), tmp_path / "data", ads=log().iloc[:0])
     assert len(pd.read_parquet(data_set.description.source.path)) == ROWS
+
+
+def test_a_full_disk_leaves_the_last_data_set_and_its_rows(tmp_path):
+    data_set = converted(log(), tmp_path / "data")
+    before = files_of(data_set.directory)
+    rows = (tmp_path / "data.rows" / "log.parquet").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"The disk of .*/data\.rows is full .*Free some space"):
+            converted(log(), tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files_of(data_set.directory) == before
+    assert (tmp_path / "data.rows" / "log.parquet").read_bytes() == rows
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "data.rows"}
 
 
 def test_a_failed_conversion_leaves_the_rows_of_the_last_data_set(tmp_path):
