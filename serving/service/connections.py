@@ -156,6 +156,14 @@ class TimedConnection(h11_impl.H11Protocol):
             self.transport.write(self.conn.send(event))
         self.transport.close()
 
+    def _should_upgrade(self) -> bool:
+        """Returns whether to change to another protocol: never, which HTTP allows.
+
+        Java's client asks for HTTP/2 in each of its requests, and uvicorn would warn each time that
+        a library for WebSockets is missing.
+        """
+        return False
+
     def _arrival(self) -> float:
         """Returns the time at which the last received bytes arrived, as `time.perf_counter`.
 

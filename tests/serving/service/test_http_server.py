@@ -55,6 +55,16 @@ def test_a_head_may_arrive_in_pieces(service_url):
         sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_a_client_that_asks_for_another_protocol_is_answered_without_a_warning(
+    service_url, caplog, protocol
+):
+    headers = {"connection": "upgrade", "upgrade": protocol}
+    reply = httpx.get(f"{service_url}/healthz", headers=headers, timeout=60)
+    assert (reply.status_code, reply.json()) == (200, {"status": "ok"})
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_second_head_that_does_not_arrive_ends_the_connection(service_url, monkeypatch):
     with connected(service_url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
