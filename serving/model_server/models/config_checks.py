@@ -4,14 +4,13 @@ References: TensorFlow Serving, `model_servers/server_core.cc` and
     `sources/storage_path/file_system_storage_path_source.cc`.
 """
 
-import logging
 import os
+from collections.abc import Collection
 
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import model_config, saved_model
 
-_logger = logging.getLogger(__name__)
 _MAX_VERSION = 2**63 - 1
 _FILE_SCHEME = "file://"
 
@@ -85,13 +84,20 @@ def aspired_versions(model: model_config.ModelConfig) -> dict[int, str]:
     if kind == "all":
         return found
     if kind == "specific":
-        for version in sorted(set(policy.specific.versions) - found.keys()):
-            _logger.warning(
-                "Version %d of servable %s, which was requested to be served as a 'specific' "
-                "version in the servable's version policy, was not found in the file system",
-                version,
-                model.name,
-            )
         return {version: found[version] for version in policy.specific.versions if version in found}
     latest = sorted(found, reverse=True)[: max(policy.latest.num_versions, 1)]
     return {version: found[version] for version in latest}
+
+
+def missing_versions(model: model_config.ModelConfig, found: Collection[int]) -> list[str]:
+    """Returns a message for each version that the model's policy names and the disk lacks.
+
+    Args:
+        model: Configuration of the model.
+        found: Result of `aspired_versions`.
+    """
+    return [
+        f"Version {version} of servable {model.name}, which was requested to be served as a "
+        "'specific' version in the servable's version policy, was not found in the file system"
+        for version in sorted(set(model.model_version_policy.specific.versions) - set(found))
+    ]

@@ -88,6 +88,8 @@ class ServableManager:
         self._configs: dict[str, model_config.ModelConfig] = {}
         self._models: dict[str, dict[int, ModelVersion]] = {}
         self._labels: dict[tuple[str, str], int] = {}
+        # Messages on the files of each model at the last poll.
+        self._problems: dict[str, list[str]] = {}
         self._is_first = True
         # Loading takes seconds: `_updating` is held throughout, `_changed` only for lookups.
         self._updating = threading.RLock()
@@ -130,8 +132,9 @@ class ServableManager:
                 try:
                     aspired = config_checks.aspired_versions(config)
                 except saved_model.StatusError as error:
-                    _logger.warning("%s", error.message)
+                    self._note_problems(name, [error.message])
                     continue
+                self._note_problems(name, config_checks.missing_versions(config, aspired))
                 self._apply(name, aspired)
 
     @contextlib.contextmanager
@@ -257,6 +260,14 @@ class ServableManager:
                 grpc.StatusCode.UNKNOWN,
                 f"{len(failed)} {noun}(s) did not become available: {{{''.join(failed)}}}",
             )
+
+    def _note_problems(self, name: str, problems: list[str]) -> None:
+        """Logs the problems of a model's files that it did not have at the last poll."""
+        before = self._problems.get(name, [])
+        for problem in problems:
+            if problem not in before:
+                _logger.warning("%s", problem)
+        self._problems[name] = problems
 
     def _apply(self, name: str, aspired: dict[int, str]) -> None:
         with self._changed:

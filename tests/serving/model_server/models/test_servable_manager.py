@@ -4,6 +4,7 @@ import pathlib
 import threading
 from typing import Any
 
+import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_pb2
 
@@ -56,6 +57,32 @@ def test_the_only_version_serves_until_the_next_one_does(tmp_path: pathlib.Path)
     models.add(2)
     models.manager.poll()
     assert models.taken() == ["load 1", "load 2", "unload 1"]
+
+
+def test_missing_versions_and_base_paths_are_logged_once_until_they_are_back(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tmp_path / "m"
+    base.mkdir()
+    models = _Models(base, "specific { versions: 1 versions: 2 }", 1, 2)
+
+    def warnings_of_three_polls() -> list[str]:
+        caplog.clear()
+        for _ in range(3):
+            models.manager.poll()
+        return [r.getMessage()[:35] for r in caplog.records if r.levelname == "WARNING"]
+
+    (base / "2").rmdir()
+    assert warnings_of_three_polls() == ["Version 2 of servable m, which was "]
+    (base / "1").rmdir()
+    assert warnings_of_three_polls() == ["Version 1 of servable m, which was "]
+    base.rmdir()
+    assert warnings_of_three_polls() == [f"Could not find base path {base}"[:35]]
+    base.mkdir()
+    models.add(1, 2)
+    assert warnings_of_three_polls() == []
+    (base / "2").rmdir()
+    assert warnings_of_three_polls() == ["Version 2 of servable m, which was "]
 
 
 def test_with_several_versions_the_old_one_is_unloaded_before_the_new_one_loads(
