@@ -98,6 +98,20 @@ class RequestTooLargeError(InvalidRequestError):
     status = 413
 
 
+class SampleRequestError(InvalidRequestError):
+    """A sample request of a new release does not fit its schema.
+
+    Attributes:
+        number: Its number, from 0.
+        reason: The message without the number.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"sample_requests[{number}]: {reason}")
+        self.number = number
+        self.reason = reason
+
+
 class InvalidAdError(ServingError):
     """An ad for a live index is invalid; the message names the field and the expected value."""
 

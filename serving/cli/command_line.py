@@ -224,7 +224,7 @@ def _account(number: int) -> str:
 
 def _message_of(error: Exception) -> str:
     """Returns the message of an error, with the location if a plugin raised it."""
-    message = str(error) or type(error).__name__
+    message = flag_messages.with_dashes(str(error)) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         remedy = _REMEDIES.get(error.errno or 0)
         message = f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."

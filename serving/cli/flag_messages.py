@@ -91,6 +91,20 @@ def message_of(error: flags.Error) -> str:
     return f"--{name}: expected {expected}, got {value!r}."
 
 
+def with_dashes(message: str) -> str:
+    """Returns the message of a library with dashes before the names of flags that it begins with.
+
+    Libraries name the arguments of their functions, such as `query_tower: expected …`.
+    """
+    start, colon, rest = message.partition(": ")
+    names = start.split(" and ")
+    # absl's own flags have names that fields may have, such as `v`.
+    modules = [str(flags.FLAGS.find_module_defining_flag(name, "absl")) for name in names]
+    if not colon or any(module.startswith("absl") for module in modules):
+        return message
+    return f"{' and '.join(f'--{name}' for name in names)}: {rest}"
+
+
 def unknown_argument(argument: str) -> str:
     """Returns the message for an unexpected argument or an unknown flag."""
     name = argument.partition("=")[0]

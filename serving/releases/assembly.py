@@ -253,7 +253,7 @@ def _checked_requests(
         try:
             checked.append(fields.merge({}, row))
         except errors.InvalidRequestError as error:
-            raise errors.InvalidRequestError(f"sample_requests[{number}]: {error}") from error
+            raise errors.SampleRequestError(number, str(error)) from error
     return checked
 
 

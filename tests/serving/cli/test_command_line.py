@@ -55,8 +55,14 @@ MISTAKES = {
         "MODULE:CLASS for your own class. Did you mean 'IVFPQ'?"
     ),
     ("train.py", "--n_samples=many"): "error: --n_samples: expected integer >= 100, got 'many'.",
-    ("size.py", "--rps=inf"): "error: --rps: expected a finite number, got inf.",
+    ("release.py", "--wait_seconds=inf"): (
+        "error: --wait_seconds: expected a finite number, got inf."
+    ),
     ("size.py", "--machine_gb=nan"): "error: --machine_gb: expected a finite number, got nan.",
+    (
+        "size.py",
+        "--rps=1e300",
+    ): "error: --rps: expected a number in the range [0.0, 1000000000.0], got",
     ("size.py", "--constants=tests"): "error: tests is not a file; expected constants that",
     ("convert.py", "--use_synthetic", "--runner="): "error: --runner is empty; expected a runner",
     ("consume_events.py", "--stream_server=127.0.0.1:6379", "--user_store=sqlite:users.db"): (
@@ -108,6 +114,9 @@ MISTAKES = {
     ),
     ("inspect_dataset.py", "--data=LICENSE"): (
         "error: LICENSE/dataset.json: Not a directory; part of the path is a file; check the path."
+    ),
+    ("train.py", "--use_synthetic", "--index_backend=milvus", "--milvus_uri=here"): (
+        "error: --milvus_uri: expected the address of Milvus, as http://HOST:19530, or the path of"
     ),
     ("train.py", "--use_synthetic", "--ranker=atention"): "Did you mean 'attention'?",
     ("train.py", "--use_synthetic", "--retrieval_model=x:Y"): "no module 'x' on the Python",
@@ -357,6 +366,20 @@ def test_only_the_rules_of_a_service_may_have_filters(flags_alone):
         rules = " ".join(ended["--help"][1].split()).partition("--rules: ")[2].partition(" --")[0]
         assert '"exploration": {"share": 0.05}}.' in rules
         assert ('"filters" as in a request' in rules) == (name == "serve")
+
+
+def test_a_message_that_begins_with_flags_has_their_dashes(script):
+    script(entry.MODULES["publish"])
+    for message, shown in (
+        ("ad_tower: expected a SavedModel, got: a.", "--ad_tower: expected a SavedModel, got: a."),
+        ("query_tower and ad_tower: got 2 sizes.", "--query_tower and --ad_tower: got 2 sizes."),
+        ("price: expected numbers.", "price: expected numbers."),
+        # A flag of absl.
+        ("v: expected numbers.", "v: expected numbers."),
+        ("--ranker: expected a directory.", "--ranker: expected a directory."),
+        ("ranker", "ranker"),
+    ):
+        assert flag_messages.with_dashes(message) == shown
 
 
 def tfrec_command(monkeypatch, *arguments):
