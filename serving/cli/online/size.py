@@ -17,11 +17,12 @@ from absl import flags
 from serving.cli import command_line
 from tfrecords import terminal
 
-flags.DEFINE_integer("ads", 1_000_000, "Number of ads.", lower_bound=1)
-flags.DEFINE_float("rps", 100.0, "Number of requests per second, at the peak.", lower_bound=0.0)
-flags.DEFINE_integer("users", 0, "Number of users in a user store; 0: none.", lower_bound=0)
-flags.DEFINE_integer("machine_cores", 32, "Number of cores of a machine.", lower_bound=1)
-flags.DEFINE_float("machine_gb", 128.0, "Memory of a machine, in 10^9 bytes.", lower_bound=1.0)
+# The bounds exceed any deployment; beyond them, figures become unreadable, and then infinite.
+flags.DEFINE_integer("ads", 1_000_000, "Number of ads.", 1, 10**12)
+flags.DEFINE_float("rps", 100.0, "Number of requests per second, at the peak.", 0.0, 1e9)
+flags.DEFINE_integer("users", 0, "Number of users in a user store; 0: none.", 0, 10**12)
+flags.DEFINE_integer("machine_cores", 32, "Number of cores of a machine.", 1, 10**6)
+flags.DEFINE_float("machine_gb", 128.0, "Memory of a machine, in 10^9 bytes.", 1.0, 1e9)
 flags.DEFINE_string("constants", None, "File of measured constants; default: the package's.")
 flags.DEFINE_bool("json", False, "Print the figures as JSON.")
 FLAGS = flags.FLAGS
