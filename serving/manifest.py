@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from serving import errors
@@ -24,6 +24,8 @@ PROBABILITY, AMOUNT = "probability", "amount"
 # Parts of a release, in the order in which they are renamed. The ranker, which a release may lack,
 # is last because model servers watch it.
 PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
+# Maximum number of versions in a message.
+_MAX_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +217,13 @@ def versions(base: str | os.PathLike[str]) -> list[int]:
     )
 
 
+def listed(published: Sequence[int]) -> str:
+    """Returns ascending versions as text for a message; of many, only the latest."""
+    latest = ", ".join(map(str, published[-_MAX_LISTED:]))
+    num_earlier = len(published) - _MAX_LISTED
+    return f"{num_earlier} earlier ones, {latest}" if num_earlier > 0 else latest
+
+
 def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
     """Returns the path of the manifest of a version."""
     return base / "manifests" / f"{version}.json"
@@ -222,7 +231,7 @@ def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
 
 def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundError:
     """Returns the error for a version without a manifest."""
-    published = ", ".join(map(str, versions(base))) or "none"
+    published = listed(versions(base)) or "none"
     return errors.BundleNotFoundError(
         f"{base} has no published bundle of version {version}: manifests/{version}.json is "
         f"missing. Published versions: {published}. If an export of this version was refused or "

@@ -101,7 +101,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
                 )
             raise errors.BundleNotFoundError(
                 f"{base} has no release that was stable before {before.stable}. Published "
-                f"releases: {', '.join(map(str, published))}. Promote one of them with "
+                f"releases: {manifest.listed(published)}. Promote one of them with "
                 "--action=promote --version=N."
             )
         bundle.load(base, earlier[0]).close()

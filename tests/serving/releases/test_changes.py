@@ -136,6 +136,16 @@ def test_a_canary_is_promoted_ended_or_rolled_back(base):
     assert (rolled_back.stable, rolled_back.canary) == (2, None)
 
 
+def test_a_message_lists_the_latest_of_many_releases(tmp_path):
+    (tmp_path / "manifests").mkdir()
+    for version in range(1, 301):
+        (tmp_path / "manifests" / f"{version}.json").touch()
+    latest = "291, 292, 293, 294, 295, 296, 297, 298, 299, 300"
+    missing = rf"Published versions: 290 earlier ones, {latest}\. If an export"
+    with pytest.raises(errors.BundleNotFoundError, match=missing):
+        releases.promote(tmp_path, 301)
+
+
 def test_a_release_that_cannot_be_served_is_not_promoted(base):
     missing = r"no published bundle of version 9: .* is missing\. Published versions: 1, 2, 3\. "
     with pytest.raises(errors.BundleNotFoundError, match=missing):
