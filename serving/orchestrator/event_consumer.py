@@ -30,7 +30,8 @@ _logger = logging.getLogger(__name__)
 # writes the events to the log again.
 _PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 30.0
 _SECONDS_PER_REPORT = 60.0
-# An event that becomes valid later than that has a wrong time, such as one of another time zone.
+# An event that becomes valid later than that, by this clock and by the server's, has a wrong time,
+# such as one of another time zone.
 _MAX_WAIT_SECONDS = 1800.0
 _SECONDS_BETWEEN_WARNINGS = 60.0
 # If the clock is set back, events that were valid are in the future for a while.
@@ -149,7 +150,9 @@ class EventConsumer:
             try:
                 event = _event(entry, now)
                 ahead = (event.time or now) - now
-                if 0 < ahead - requests.MAX_SECONDS_AHEAD <= _MAX_WAIT_SECONDS:
+                # If this clock is behind, as after a pause of the machine, the server's is not.
+                wait = (event.time or now) - max(now, entry.time) - requests.MAX_SECONDS_AHEAD
+                if ahead > requests.MAX_SECONDS_AHEAD and wait <= _MAX_WAIT_SECONDS:
                     found.max_seconds_ahead = max(found.max_seconds_ahead, ahead)
                     continue
                 found.valid.append(self._intake.checked(event, "event", now))

@@ -11,8 +11,9 @@ stream has a field `event`: the JSON of one event, as in POST /v1/events. Proces
 --group share the work. An entry is acknowledged after its event has been stored, so no event is
 lost, and duplicates count once. Entries that are not events are logged and skipped; they stay in
 the stream, where XRANGE shows them. Events more than 5 minutes ahead of this host's clock wait in
-the stream; events more than 35 minutes ahead are skipped. If each host has its own store, give each
-host its own --group. Trim the stream where it is written, for example with XADD MAXLEN ~ 1000000.
+the stream; events more than 35 minutes ahead of it and of the server's clock are skipped. If each
+host has its own store, give each host its own --group. Trim the stream where it is written, for
+example with XADD MAXLEN ~ 1000000.
 """
 
 import asyncio

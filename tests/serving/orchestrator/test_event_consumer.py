@@ -142,6 +142,17 @@ def test_a_clock_that_is_set_back_does_not_end_the_consumer(tmp_path):
     assert (consumer.received, consumer.added, consumer.rejected) == (1, 1, 0)
 
 
+def test_no_event_is_rejected_because_the_clock_of_the_consumer_is_behind(tmp_path, caplog):
+    # The machine was paused for two hours. The last event is wrong by the server's clock, too.
+    texts = [text(1, 0), text(2, -30 * MINUTE), text(3, 36 * MINUTE)]
+    consumer, left = consumed(tmp_path, texts, -120 * MINUTE, 120 * MINUTE)
+    assert left == [2, 0]
+    assert (consumer.received, consumer.added, consumer.rejected) == (2, 2, 1)
+    rejected, waiting = caplog.messages
+    assert rejected.startswith("Entry 1800000000000-2 of the stream was rejected")
+    assert "up to 7200 s ahead of the clock of this host" in waiting
+
+
 def test_an_event_that_would_wait_for_long_is_rejected(tmp_path, caplog):
     # In milliseconds, and of another time zone.
     texts = [text(1, NOW * 1000), text(2, 60 * MINUTE), text(3, 0)]
