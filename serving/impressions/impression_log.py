@@ -235,6 +235,11 @@ class ImpressionLog:
         problem = None
         if error is not None:
             problem = f"The impression log in {self.directory} cannot be written: {_reason(error)}."
+            if isinstance(error, OSError):
+                problem += (
+                    " The latest rows wait in memory. Check the directory, its permissions and the "
+                    "space on its disk; create it again if it was moved."
+                )
             if problem != self.problem:
                 _logger.error("%s", problem)
         elif self.problem is not None:
