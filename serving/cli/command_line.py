@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import pwd
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ _REMEDIES = {
     errno.EROFS: "use another path",
     **dict.fromkeys(files.DISK_FULL, "free some space, and run the same command again"),
 }
+# The name of an operation in an error of TensorFlow.
+_OPERATION = re.compile(r"\{\{function_node \S+\}\}|\[Op:\w+\]( name:)?")
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, errors.ServingError)
 
 
@@ -231,7 +234,8 @@ def _message_of(error: Exception) -> str:
         if isinstance(error, PermissionError) and isinstance(error.filename, str):
             message += _remedy_of_access(pathlib.Path(error.filename))
     elif not isinstance(error, _EXPECTED_ERRORS) or getattr(error, "errno", None) == errno.ENOSPC:
-        # Errors of TensorFlow and Arrow.
+        # Errors of TensorFlow and Arrow. TensorFlow's may have several lines.
+        message = " ".join(_OPERATION.sub("", message).split())
         message = f"The disk is full ({message}). Free some space, and run the same command again."
     place = plugins.place_of(error)
     return message if place is None else f"{message}\n  ({place}; --debug shows the traceback)"

@@ -278,8 +278,8 @@ def test_an_error_of_tensorflow_about_a_full_disk_says_so(tmp_path):
     done = scripts_in_forks.run(tmp_path / "job.py")
     assert done.returncode == 1
     assert re.fullmatch(
-        r"error: The disk is full \(.*/a.*; File too large.*\)\. Free some space, and run the same "
-        r"command again\.\n",
+        rf"error: The disk is full \({tmp_path}/a.*; File too large\)\. Free some space, and "
+        r"run the same command again\.\n",
         done.stderr,
     )
 
