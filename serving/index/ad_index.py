@@ -109,7 +109,7 @@ class BuiltIndex:
             )
         path = pathlib.Path(directory)
         self.searcher.save(path)
-        files.write_array(path / FEATURES_FILE, ad_features.astype(np.int32))
+        files.write_array(path / FEATURES_FILE, ad_features.astype(np.int32, copy=False))
         # With a single chunk, rows are looked up without a search through chunks.
         table = ads.combine_chunks()
         with (
