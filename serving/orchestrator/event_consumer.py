@@ -149,9 +149,10 @@ class EventConsumer:
         for entry in entries:
             try:
                 event = _event(entry, now)
-                ahead = (event.time or now) - now
+                happened = event.time or now
+                ahead = happened - now
                 # If this clock is behind, as after a pause of the machine, the server's is not.
-                wait = (event.time or now) - max(now, entry.time) - requests.MAX_SECONDS_AHEAD
+                wait = happened - max(now, entry.time) - requests.MAX_SECONDS_AHEAD
                 if ahead > requests.MAX_SECONDS_AHEAD and wait <= _MAX_WAIT_SECONDS:
                     found.max_seconds_ahead = max(found.max_seconds_ahead, ahead)
                     continue

@@ -4,8 +4,8 @@ import errno
 import multiprocessing
 import os
 import pathlib
-import resource
 
+import disks
 import numpy as np
 import pytest
 import waiting
@@ -90,13 +90,8 @@ def test_an_array_in_a_file_has_its_space_on_the_disk_before_it_is_filled(tmp_pa
 @pytest.mark.parametrize("array", [np.arange(20_000.0), np.eye(150, dtype=np.float32)[:, 1:].T])
 def test_an_array_on_a_full_disk_has_the_error_of_the_disk_and_its_file(tmp_path, array):
     path = tmp_path / "a.npy"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"a\.npy") as raised:
-            files.write_array(path, array)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with disks.full(50_000), pytest.raises(OSError, match=r"a\.npy") as raised:
+        files.write_array(path, array)
     assert files.is_disk_full(raised.value)
     files.write_array(path, array)
     np.save(tmp_path / "b.npy", np.ascontiguousarray(array))

@@ -4,8 +4,8 @@ import dataclasses
 import datetime
 import json
 import pathlib
-import resource
 
+import disks
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -391,13 +391,9 @@ def test_a_full_disk_leaves_the_last_data_set_and_its_rows(tmp_path):
     data_set = converted(log(), tmp_path / "data")
     before = files_of(data_set.directory)
     rows = (tmp_path / "data.rows" / "log.parquet").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"The disk of .*/data\.rows is full .*Free some space"):
-            converted(log(), tmp_path / "data")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = r"The disk of .*/data\.rows is full .*Free some space"
+    with disks.full(1_000), pytest.raises(OSError, match=message):
+        converted(log(), tmp_path / "data")
     assert files_of(data_set.directory) == before
     assert (tmp_path / "data.rows" / "log.parquet").read_bytes() == rows
     assert {path.name for path in tmp_path.iterdir()} == {"data", "data.rows"}

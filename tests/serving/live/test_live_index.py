@@ -6,12 +6,11 @@ import itertools
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import signal
 import threading
 from concurrent import futures
 
+import disks
 import httpx
 import killed
 import numpy as np
@@ -715,16 +714,11 @@ def test_a_full_disk_does_not_change_the_journal(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
-    # The kernel truncates the write, and rejects the rest, as on a full disk.
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 700, limits[1]))
-    try:
-        with pytest.raises(errors.LiveIndexError, match="The update is not applied"):
-            live.update([{**NEW, "ad_id": f"new-{number}"} for number in range(50)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        disks.full(len(whole) + 700),
+        pytest.raises(errors.LiveIndexError, match="The update is not applied"),
+    ):
+        live.update([{**NEW, "ad_id": f"new-{number}"} for number in range(50)])
     assert journal_path(release).read_bytes() == whole
     assert live.view().num_added == 1
 
