@@ -41,11 +41,16 @@ from serving.users.store import (
 # and the latest of those whose time is yet to come.
 _APPEND = """
 local added = 0
+local written = {}
 local erased = tonumber(redis.call('GET', KEYS[5]) or '-1')
 for i = 6, #ARGV, 4 do
-  if tonumber(ARGV[i + 1]) > erased and redis.call('HSETNX', KEYS[4], ARGV[i + 2], '') == 1 then
-    redis.call('ZADD', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 3])
-    added = added + 1
+  if tonumber(ARGV[i + 1]) > erased then
+    local list = tonumber(ARGV[i])
+    written[list] = true
+    if redis.call('HSETNX', KEYS[4], ARGV[i + 2], '') == 1 then
+      redis.call('ZADD', KEYS[list], ARGV[i + 1], ARGV[i + 3])
+      added = added + 1
+    end
   end
 end
 local function drop(key, events)
@@ -54,7 +59,7 @@ local function drop(key, events)
     redis.call('HDEL', KEYS[4], cjson.decode(event)[1])
   end
 end
-for list = 2, 3 do
+for list in pairs(written) do
   local limit = ARGV[list + 1]
   for _, range in ipairs({{ARGV[5], '-inf'}, {'+inf', '(' .. ARGV[5]}}) do
     drop(KEYS[list], redis.call('ZREVRANGEBYSCORE', KEYS[list], range[1], range[2],

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import random
 import sqlite3
 import threading
 
@@ -192,6 +193,49 @@ def test_events_of_a_clock_that_is_ahead_do_not_push_out_earlier_ones(address):
     assert later == ["e12", "e13", "e14", "e15", "e16"]
     assert trimmed == []
     assert last == ["e13", "e14", "e15", "e16", "e20"]
+
+
+def test_an_impression_does_not_trim_the_actions(address):
+    async def scenario(store):
+        await store.append([("u", click(n, NOW - 10 + n)) for n in range(5)], NOW)
+        # Of a clock that is ahead.
+        await store.append([("u", click(n, NOW + n)) for n in range(10, 15)], NOW)
+        # Also ahead, until it is set back.
+        await store.append([("u", click(20, NOW + 100, "impression"))], NOW + 100)
+        return await read(store)
+
+    found = run(address, scenario)
+    assert [event.event_id for event in found.actions] == ["e0", "e1", "e2", "e3", "e4"]
+
+
+@pytest.mark.engines
+@requirements.NEEDS_VALKEY
+def test_sqlite_and_valkey_keep_the_same_events_when_clocks_are_set_back(tmp_path, valkey):
+    drawn = random.Random(0)
+    kinds = ["click", "impression"]
+
+    def history():
+        now = NOW
+        for step in range(40):
+            now += drawn.choice([1, 60, 100, -30, -200])
+            events = [
+                click(4 * step + n, now + drawn.uniform(-300, 300), drawn.choice(kinds))
+                for n in range(drawn.randint(1, 3))
+            ]
+            yield now, events
+
+    histories = {f"u{number}": list(history()) for number in range(20)}
+
+    async def scenario(store):
+        results = []
+        for user_id, steps in histories.items():
+            for now, events in steps:
+                count = await store.append([(user_id, event) for event in events], now)
+                kept = [await read(store, user_id, time) for time in (now, now + 1000)]
+                results.append((count, [user.to_json() for user in kept]))
+        return results
+
+    assert run(f"sqlite:{tmp_path}/users.db", scenario) == run(valkey.url, scenario)
 
 
 def test_an_event_far_in_the_future_is_left_out(address):
