@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
 import signal
 import socket
 import tempfile
@@ -181,7 +182,11 @@ def _run(target: _Target, argument: Any, listening: socket.socket, serves: Any) 
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    target(argument, listening, mark_serving)
+    try:
+        target(argument, listening, mark_serving)
+    finally:
+        if parent is not None and not parent.is_alive():
+            _remove_metrics()
 
 
 def _end_with(sentinel: int) -> None:
@@ -199,3 +204,12 @@ def _shared_metrics() -> Iterator[None]:
             yield
         finally:
             del os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
+
+
+def _remove_metrics() -> None:
+    """Removes what a killed parent leaves: the last process to end removes the directory."""
+    directory = pathlib.Path(os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE])
+    for path in directory.glob(f"*_{os.getpid()}.db"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()

@@ -8,6 +8,8 @@ import threading
 
 import waiting
 
+from serving import orchestrator
+
 
 def serve_only_the_first(directory, listening, announce):
     """Serves in the first process until SIGTERM; the others exit with status 3 once it does."""
@@ -26,7 +28,12 @@ def serve_only_the_first(directory, listening, announce):
 
 
 def serve(written, listening, announce):
-    """Writes its process id to a file descriptor and serves until the process is ended."""
+    """Writes its process id to a file descriptor, and a file of metrics; serves until SIGTERM."""
+    # As the service does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # As prometheus_client names its files.
+    metrics = os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
+    pathlib.Path(metrics, f"counter_{os.getpid()}.db").touch()
     announce()
     os.write(written, f"{os.getpid()}\n".encode())
     threading.Event().wait()

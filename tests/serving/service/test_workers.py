@@ -118,8 +118,7 @@ def test_processes_that_never_serve_are_not_restarted_forever(bound):
 
 
 @pytest.mark.process
-def test_processes_end_when_their_parent_is_killed(bound, tmp_path, monkeypatch):
-    # The parent cannot remove its directory of metrics.
+def test_processes_whose_parent_is_killed_end_and_remove_its_metrics(bound, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     reading, writing = os.pipe()
 
@@ -138,6 +137,7 @@ def test_processes_end_when_their_parent_is_killed(bound, tmp_path, monkeypatch)
             # The pipe ends once no process has its other end.
             assert multiprocessing.connection.wait([started], waiting.GUARD_SECONDS)
             assert started.read(1) == b""
+            assert list(tmp_path.iterdir()) == []
         finally:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
