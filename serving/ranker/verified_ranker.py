@@ -191,6 +191,13 @@ class VerifiedRanker:
         # After any error but a late or rejected call, another model may answer the next one.
         if not isinstance(error, errors.RankerDeadlineError | errors.RankerReplyError):
             self._verified_at = None
-        if type(error) is not type(self._problem):
+        is_new = type(error) is not type(self._problem)
+        if is_new and isinstance(error, errors.RankerVersionError) and not self._ever_verified:
+            # A model server takes seconds to load a release that was promoted.
+            _logger.warning(
+                "Waiting for the ranker at %s, which does not serve version %d yet.",
+                *(self._client.address, self._client.version),
+            )
+        elif is_new:
             _logger.warning("The ranker returned no scores: %s", error)
         self._problem = error

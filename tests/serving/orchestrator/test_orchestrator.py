@@ -532,7 +532,7 @@ def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base,
     assert first.degraded is None
 
 
-def test_a_server_without_the_pinned_version_is_not_used(run, tiny_base, tmp_path):
+def test_a_server_without_the_pinned_version_is_waited_for(run, tiny_base, tmp_path, caplog):
     base = shutil.copytree(tiny_base, tmp_path / "bundles")
     assert killed.publish_copy(base, tiny_base) == 2
     with serving_fixtures.serve_ranker(tiny_base) as server:
@@ -543,6 +543,9 @@ def test_a_server_without_the_pinned_version_is_not_used(run, tiny_base, tmp_pat
         )
     assert "does not serve ranker version 2" in answer.degraded
     assert answer.bundle_version == 2
+    assert caplog.messages == [
+        f"Waiting for the ranker at 127.0.0.1:{server.port}, which does not serve version 2 yet."
+    ]
 
 
 def edit_version(reply):
