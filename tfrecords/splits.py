@@ -41,14 +41,14 @@ class SplitOptions:
     def __post_init__(self) -> None:
         if self.kind not in SPLIT_KINDS:
             raise ValueError(
-                f"Unknown split {self.kind!r}; known: {', '.join(SPLIT_KINDS)}."
+                f"split: expected one of {', '.join(SPLIT_KINDS)}, got {self.kind!r}."
                 f"{terminal.suggestion_for(self.kind, SPLIT_KINDS)}"
             )
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}.")
+            raise ValueError(f"seed: expected 0 or more, got {self.seed}.")
         shares = (self.validation_fraction, self.test_fraction)
         if not (min(shares) > 0 and sum(shares) < 1):
             raise ValueError(
-                "--validation_fraction and --test_fraction must be positive and sum to less than "
+                "validation_fraction and test_fraction: expected positive shares with a sum below "
                 f"1, got {shares[0]} and {shares[1]}."
             )

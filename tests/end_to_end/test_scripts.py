@@ -134,7 +134,8 @@ def test_an_evaluation_measures_the_loss_by_filters_in_the_published_index(workd
     # A mistake leaves the evaluation and its options as they are.
     kept = [path.read_bytes() for path in (copy / "evaluation").iterdir()]
     failed = run("evaluate.py", f"--workdir={copy}", "--segment_fields=nope", status=1)
-    assert "segment_fields has 'nope'; expected categorical fields of the ad side" in failed.stderr
+    assert "error: --segment_fields: expected categorical fields of the ad side (" in failed.stderr
+    assert failed.stderr.endswith("), got 'nope'.\n")
     assert [path.read_bytes() for path in (copy / "evaluation").iterdir()] == kept
     again = run("evaluate.py", f"--workdir={copy}", f"--filters={filters}")
     assert "finished before, unchanged" in again.stdout

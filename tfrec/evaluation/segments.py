@@ -52,8 +52,8 @@ def check_segments(fields: str, schema: Schema) -> list[str]:
     for name in names:
         if name not in known:
             raise ValueError(
-                f"segment_fields has {name!r}; expected categorical fields of the ad side: "
-                f"{', '.join(known)}."
+                "segment_fields: expected categorical fields of the ad side "
+                f"({', '.join(known)}), got {name!r}."
             )
     return names
 

@@ -99,10 +99,14 @@ MISTAKES = {
         "--data_path=x",
         "--format=critoe",
     ): "error: Unknown log format 'critoe'",
-    ("train.py", "--data_path=x", "--split=tiem"): "Did you mean 'time'?",
+    ("train.py", "--data_path=x", "--split=tiem"): (
+        "error: --split: expected one of auto, order, time, fraction, column, file, "
+        "leave_last_out, leave_fraction_out, leave_random_fraction_out, got 'tiem'. Did you mean "
+        "'time'?"
+    ),
     ("train.py", "--data_path=x", "--validation_fraction=0.6", "--test_fraction=0.6"): (
-        "error: --validation_fraction and --test_fraction must be positive and sum to less than 1, "
-        "got 0.6 and 0.6."
+        "error: --validation_fraction and --test_fraction: expected positive shares with a sum "
+        "below 1, got 0.6 and 0.6."
     ),
     ("train.py", "--data_path=/nowhere/at/all"): "error: No file at /nowhere/at/all",
     ("train.py", "--data_path=/tmp"): "is a directory",

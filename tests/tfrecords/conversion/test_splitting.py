@@ -112,7 +112,7 @@ def test_a_share_of_each_user_is_held_out(kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("nope", "Unknown split 'nope'; known: auto, order"),
+        ("nope", "^split: expected one of auto, order, .*, got 'nope'"),
         ("time", "cannot be split by time: the schema names no time column"),
         ("column", "cannot be split by column: the schema names no split column"),
         ("file", "cannot be split by file: no validation or test file"),
