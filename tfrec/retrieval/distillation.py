@@ -47,7 +47,10 @@ UTILITY = "utility"
 LIST_LENGTH = 10
 DISTILLATION_DIRECTORY = "distillation"
 # The first lessons have uniform ads; the second also have ads that the towers find after them.
-LESSONS = ("uniform", "hard")
+LESSONS = {
+    "uniform": "lessons of the ranker on random ads",
+    "hard": "lessons of the ranker, also on ads that the towers find",
+}
 # Sharper targets gained nothing (docs/experiments/0039-distillation.md).
 _TEMPERATURE, _TARGET_TEMPERATURE = 0.05, 0.5
 # Many requests with few ads each work better than few requests with many ads, at the same cost.
@@ -369,7 +372,7 @@ def distill(
     tower.deviations.assign(lessons.deviations)
     student = Student(model, ads)
     reached: dict[str, float] = {}
-    kinds = LESSONS[: len(parts)]
+    kinds = list(LESSONS)[: len(parts)]
     for kind in kinds:
         if kind == "hard":
             embedded = towers.embed_in_batches(model.served_query_tower, parts[1])
@@ -389,6 +392,8 @@ def distill(
             maximize=True,
             initial_accumulator=config.embedding_accumulator,
         )
+        if progress:
+            terminal.print_above_bars(f"  {LESSONS[kind]}")
         history = training.fit(
             student,
             functools.partial(lessons.stream, config.seed),

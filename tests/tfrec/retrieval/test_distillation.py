@@ -273,11 +273,19 @@ def test_a_ranker_teaches_after_at_most_three_epochs_of_clicks(
 
 @pytest.mark.trains
 def test_a_killed_distillation_resumes_where_it_stopped(
-    data_set, retrieval_config, taught, in_second_training
+    data_set, retrieval_config, taught, in_second_training, capsys
 ):
     killed = in_second_training.copy
     assert not (killed / "retrieval.json").exists()
-    retrieval.train_two_tower(data_set, one_pass(retrieval_config), killed, teacher=TEACHER)
+    config = one_pass(retrieval_config)
+    retrieval.train_two_tower(data_set, config, killed, progress=True, teacher=TEACHER)
+    lines = capsys.readouterr().out.splitlines()
+    # The first lessons were finished.
+    first, second, *epochs = lines
+    assert first == "  lessons of the ranker on random ads"
+    assert second == "  lessons of the ranker, also on ads that the towers find"
+    assert epochs
+    assert all(line.startswith("  epoch ") for line in epochs)
     resumed, expected = (retrieval.load_two_tower(data_set, d)[0] for d in (killed, taught))
     for ours, theirs in zip(resumed.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
