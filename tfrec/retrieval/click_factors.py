@@ -31,6 +31,7 @@ import operator
 import pathlib
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -274,6 +275,10 @@ class FactoredTower(tf.keras.Model):
         super().__init__()
         self.tower, self._column = tower, column
         self.table = tf.Variable(table, trainable=False, name="click_factors")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns nothing: only weights are saved. Keras warns without this method."""
+        return {}
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D + E] float32, L2-normalized."""

@@ -4,6 +4,7 @@ Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -70,6 +71,10 @@ class Tower(tf.keras.Model):
     def later_layers(self) -> list[tf.keras.layers.Layer]:
         """The layers after the first, with the same shapes in both towers."""
         return [*self.crosses, self.hidden_layer, self.output_layer]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns nothing: only weights are saved. Keras warns without this method."""
+        return {}
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalized."""

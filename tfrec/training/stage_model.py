@@ -99,6 +99,10 @@ class StageModel(plugins.Plugin, tfrs.Model):
             )
         super().compile(*args, **options)
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns nothing: only weights are saved. Keras warns without this method."""
+        return {}
+
     @property
     def sparse_variables(self) -> list[tf.Variable]:
         """The trainable variables that take sparse updates: the tables of embedding layers."""

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tfrec import retrieval
+from tfrec import ranking, retrieval
+from tfrec.retrieval import click_factors
 
 
 class Hashed(tf.keras.layers.Layer):
@@ -188,6 +189,32 @@ def test_towers_of_many_models_are_traced_without_a_warning(caplog, monkeypatch)
         embedded = retrieval.embed_in_batches(Double(), np.ones((3, 2), np.int32))
         np.testing.assert_array_equal(embedded, np.full((3, 2), 2.0))
     assert not [record for record in caplog.records if "retracing" in record.message]
+
+
+def test_weights_are_saved_without_a_warning(
+    data_set, retrieval_config, ranker_config, tmp_path, caplog, monkeypatch
+):
+    def towers():
+        model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
+        model.learn_weights({"click": 1.0})
+        return model
+
+    def with_factors():
+        model, rows = towers(), np.ones((200, 3), np.float32)
+        click_factors.append(model, click_factors.ClickFactors(rows, rows, (0, 0)))
+        return model
+
+    def ranker():
+        return ranking.build_ranker(data_set, ranker_config, [], [])
+
+    monkeypatch.setattr(tf.get_logger(), "handlers", [caplog.handler])
+    for made in (towers, with_factors, ranker):
+        saved, loaded = made(), made()
+        saved.save_weights(tmp_path / "model.weights.h5")
+        loaded.load_weights(tmp_path / "model.weights.h5")
+        for ours, theirs in zip(loaded.weights, saved.weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert caplog.messages == []
 
 
 def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
