@@ -29,7 +29,7 @@ _REMEDIES = {
     errno.EEXIST: "move it, or use another path",
     errno.EISDIR: "expected a file; check the path",
     errno.ENOTDIR: "part of the path is a file; check the path",
-    errno.EROFS: "use another path",
+    errno.EROFS: "make it writable, or use another path",
     **dict.fromkeys(files.DISK_FULL, "free some space, and run the same command again"),
 }
 # The name of an operation in an error of TensorFlow.

@@ -14,7 +14,6 @@ trial), the choice and its reason.
 """
 
 import dataclasses
-import os
 import pathlib
 
 from absl import flags
@@ -69,8 +68,10 @@ def main() -> None:
 def _check_output(path: pathlib.Path) -> None:
     """Creates the directory of an output; raises if the file cannot be written after the trials."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written; expected a file in a writable directory.")
+    is_new = not path.exists()
+    path.open("ab").close()
+    if is_new:
+        path.unlink()
 
 
 def text(choice: index.Choice, everything: bool) -> str:

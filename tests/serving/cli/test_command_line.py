@@ -1,6 +1,7 @@
 """The --help of every command, and the errors for mistyped commands and flags."""
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ import scripts_in_forks
 from repository import ROOT
 
 import tfrec
-from serving.cli import entry, flag_messages
+from serving.cli import command_line, entry, flag_messages
 from tfrecords import terminal
 
 # Runs each command with wrong flags and with --help, in a fork that has imported what most of them
@@ -157,7 +158,7 @@ MISTAKES = {
         "--queries=x.npy",
     ): "error: nowhere.npy: No such file or directory; check the path.",
     ("tune_index.py", "--workdir=/nowhere/at/all", "--output=tests"): (
-        "error: tests cannot be written; expected a file in a writable directory."
+        "error: tests: Is a directory; expected a file; check the path."
     ),
     ("join_feedback.py",): "error: --impressions is required: The impression log: its directory",
     ("join_feedback.py", "--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"): (
@@ -286,6 +287,23 @@ def test_an_error_of_tensorflow_about_a_full_disk_says_so(tmp_path):
         r"run the same command again\.\n",
         done.stderr,
     )
+
+
+def test_the_advice_on_a_read_only_disk_fits_commands_that_cannot_use_another_path():
+    error = OSError(errno.EROFS, "Read-only file system", "bundle/.releases.lock")
+    assert command_line._message_of(error) == (
+        "bundle/.releases.lock: Read-only file system; make it writable, or use another path."
+    )
+
+
+def test_the_check_of_an_output_changes_no_file(script, tmp_path):
+    command = script(entry.MODULES["tune_index"])
+    kept = tmp_path / "kept.json"
+    kept.write_text("{}")
+    for path in (kept, tmp_path / "new" / "index.json"):
+        command._check_output(path)
+    assert kept.read_text() == "{}"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
 @pytest.mark.process
