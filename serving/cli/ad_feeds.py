@@ -120,7 +120,7 @@ def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict
         if keys.repeated:
             raise ValueError(
                 f"{path}: expected each {rate['of']} once, got {table.num_rows:,} rows of "
-                f"{len(rows):,} values. Add up the counts of each value."
+                f"{terminal.format_count(len(rows), 'value')}. Add up the counts of each value."
             )
         numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
         rates[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}

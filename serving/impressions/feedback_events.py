@@ -274,7 +274,8 @@ def _parse_row(
 ) -> dict[str, Any]:
     values = _split(delimiter, text)
     if len(values) != len(names):
-        raise ValueError(f"it has {len(values)} values, but the header has {len(names)}")
+        count = terminal.format_count(len(values), "value")
+        raise ValueError(f"it has {count}, but the header has {len(names)}")
     event: dict[str, Any] = dict(zip(names, values, strict=True))
     for label in labels:
         if label in event:

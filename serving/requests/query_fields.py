@@ -109,8 +109,9 @@ class QueryFields:
         expected = len(values.get(field["of"]) or ())
         if len(part) != expected:
             raise errors.InvalidRequestError(
-                f"{prefix}{name}: expected {expected} values, one for each of {field['of']}, got "
-                f"{len(part)}. Cut the lists of a history to the same events."
+                f"{prefix}{name}: expected {terminal.format_count(expected, 'value')}, one for "
+                f"each of {field['of']}, got {len(part)}. Cut the lists of a history to the same "
+                "events."
             )
         if field["kind"] == NUMERIC_LIST:
             return
@@ -205,8 +206,8 @@ def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
         )
     if len(values) != length:
         raise errors.InvalidRequestError(
-            f"{place}: {expected}, got {len(values)} values. Send a vector from the encoder that "
-            "made the vectors in the log."
+            f"{place}: {expected}, got {terminal.format_count(len(values), 'value')}. Send a "
+            "vector from the encoder that made the vectors in the log."
         )
     for position, value in enumerate(values):
         if as_finite_float(value) is None:

@@ -175,7 +175,7 @@ def test_values_that_share_an_id_keep_the_rates_of_the_release(release):
     [
         ("brand,clicks\nacme,1\n", r"\(brand and brand_clicks\), got \['brand', 'clicks'\]"),
         ("sku,ad_clicks\n3,0.1\n", "Send rates of single ads as fields of the --add table"),
-        ("brand,brand_clicks\na,0.1\na,0.2\n", "expected each brand once, got 2 rows of 1 values"),
+        ("brand,brand_clicks\na,0.1\na,0.2\n", r"expected each brand once, .* of 1 value\."),
         ("brand,brand_clicks\nNA,0.1\n,0.2\na,0.2\n", "brand in each row, got 2 rows without"),
     ],
 )

@@ -446,6 +446,7 @@ GOOD_CSV = "request_id,ad_id,click,revenue\nr2,ad-1,1,\nr2,ad-2,0,"
         ),
         ("e.jsonl", f"{GOOD}\n{'[' * 100_000}", 3, "recursion"),
         ("e.csv", f"{GOOD_CSV}\nr2,ad-", 4, "it has 2 values, but the header has 4"),
+        ("e.csv", f"{GOOD_CSV}\nr2", 4, "it has 1 value, but the header has 4"),
         ("e.csv", f"{GOOD_CSV}\n\0,\0,1,", 4, "expected request_id as a string or an integer"),
         ("e.csv", f"{GOOD_CSV}\nr2,a,2,", 4, "expected 0 or 1 as click, got 2.0"),
         ("e.csv", f"{GOOD_CSV}\nr2,a,0.5,", 4, "expected 0 or 1 as click, got 0.5"),

@@ -61,7 +61,7 @@ def test_the_lists_of_a_history_have_one_value_for_each_event():
     assert HISTORIES.merge({"seen": ["a"]}, {"seen__age_seconds": [], "seen__events": None})
     assert HISTORIES.merge(SEEN, {})["seen__events"] == [b"click", b""]
     for changes, message in (
-        ({"seen": ["b"]}, r"context\.seen__age_seconds: expected 1 values, .* of seen, got 2"),
+        ({"seen": ["b"]}, r"context\.seen__age_seconds: expected 1 value, .* of seen, got 2"),
         ({"seen": None}, r"context\.seen__events: expected 0 values"),
         ({"seen__age_seconds": [9]}, r"context\.seen__age_seconds: expected 2 values"),
         ({"seen__events": ["click", "view"]}, r"seen__events\[1\]: .* click, .*, got 'view'"),

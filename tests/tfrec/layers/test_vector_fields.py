@@ -298,7 +298,7 @@ def test_a_live_ad_with_the_content_of_another_is_found_and_scored_like_it(servi
 
 
 def test_a_live_ad_with_another_vector_is_refused(service):
-    message = r"ads\[0\]\.fields\.image: expected a list of 5 finite numbers or null, got 1 values"
+    message = r"ads\[0\]\.fields\.image: expected a list of 5 finite numbers or null, got 1 value"
     with pytest.raises(errors.InvalidAdError, match=message):
         service[1].update([{"ad_id": "new", "fields": {"image": [1.0]}}])
 
