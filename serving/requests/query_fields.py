@@ -266,7 +266,7 @@ def _check_string(place: str, value: Any) -> bytes:
 def _remedy(value: Any, default: str = "") -> str:
     """Returns how to correct a wrong value; data frames have NaN for a missing one."""
     is_nan = isinstance(value, float) and math.isnan(value)
-    return " Send None for a missing value." if is_nan else default
+    return " Send null (in Python, None) for a missing value." if is_nan else default
 
 
 def _padded(lists: Sequence[Sequence[Any]], padding: Any, dtype: Any) -> np.ndarray:

@@ -135,14 +135,17 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"context": {"country": "CH"}}, "context: the field .country. is in both user and"),
         ({"user": {"age": "old"}}, r"user\.age: expected a finite number or null, got 'old' \(str"),
         ({"user": {"age": True}}, r"user\.age: expected a finite number .* got True \(bool"),
-        ({"user": {"age": float("nan")}}, r"user\.age: .*got nan .*Send None for a missing value"),
+        (
+            {"user": {"age": float("nan")}},
+            r"user\.age: .*got nan .*Send null \(in Python, None\) for a missing value",
+        ),
         (
             {"context": {"device": float("nan")}},
-            r"context\.device: .*got nan .*Send None for a missing",
+            r"context\.device: .*got nan .*Send null \(in Python, None\) for a missing",
         ),
         (
             {"user": {"history": float("nan")}},
-            r"user\.history: .*got nan .*Send None for a missing",
+            r"user\.history: .*got nan .*Send null \(in Python, None\) for a missing",
         ),
         ({"user": {"age": float("inf")}}, r"user\.age: .*got inf"),
         ({"user": {"age": 1e300}}, r"user\.age: "),
