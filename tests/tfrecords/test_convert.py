@@ -187,7 +187,7 @@ def test_missing_paths_empty_files_directories_and_truncated_gzip_are_refused(tm
 @pytest.mark.parametrize(("validation", "test"), [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2)])
 def test_fractions_that_leave_a_split_empty_are_refused(tmp_path, validation, test):
     path = logs.write(tmp_path / "log.tsv", logs.rows(10))
-    with pytest.raises(ValueError, match=rf"sum to less than 1, got {validation} and {test}"):
+    with pytest.raises(ValueError, match=rf"a sum below 1, got {validation} and {test}"):
         logs.converted(path, tmp_path / "data", validation_fraction=validation, test_fraction=test)
 
 

@@ -369,7 +369,8 @@ def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set
 
 def test_segments_by_unknown_fields_are_refused(data_set, models):
     wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=2)
-    with pytest.raises(ValueError, match=r"'I10'; expected categorical fields of the ad side: "):
+    message = r"segment_fields: expected categorical fields of the ad side \(C7, .*\), got 'I10'"
+    with pytest.raises(ValueError, match=message):
         evaluation.evaluate(data_set, models, config=wrong)
 
 
