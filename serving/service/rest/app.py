@@ -85,12 +85,10 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
-        # In the background from the start, so that the first request does not wait for it.
-        checking = asyncio.create_task(_verify(router))
-        index = router.stable.release.ad_index
-        preparing = asyncio.create_task(asyncio.to_thread(index.prepare_filters))
-        del index
-        tasks = [checking, preparing]
+        # In the background, so that no request waits for it.
+        tasks = [asyncio.create_task(_verify(router))]
+        # Before the first request, which it would slow down.
+        await asyncio.to_thread(router.stable.release.ad_index.prepare_filters)
         if follower is not None:
             tasks.append(asyncio.create_task(follower.run()))
         if users is not None:
