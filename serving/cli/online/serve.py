@@ -100,10 +100,6 @@ _OTHER_CALLS = 16
 
 
 def main() -> None:
-    environment = dict(os.environ)
-    # For a query tower of one row, oneDNN takes longer to look up its kernels than they save. The
-    # variable is read when TensorFlow is imported.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from serving import releases, service
 
     # uvicorn drains on SIGTERM and then raises it again. Without a handler, this process would end
@@ -127,7 +123,7 @@ def main() -> None:
             service.say(f"release {release.version}: {num_ads:,} ads, verified", values.json_logs)
             del release  # Only the router may hold a reference, so that old releases are freed.
         if FLAGS.ranker_address is None:
-            stack.enter_context(_embedded_server(base, values.json_logs, environment))
+            stack.enter_context(_embedded_server(base, values.json_logs))
         announce = functools.partial(service.announce, values, listening)
         if first:
             service.serve_release(values, first.pop(), listening, announce)
@@ -211,9 +207,7 @@ def _check_ports() -> None:
 
 
 @contextlib.contextmanager
-def _embedded_server(
-    base: pathlib.Path, json_logs: bool, environment: dict[str, str]
-) -> Iterator[None]:
+def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
     """Runs the embedded model server in a child process; it serves the releases in use.
 
     It is restarted when it exits.
@@ -241,7 +235,7 @@ def _embedded_server(
             subprocess.Popen,
             command,
             # With -P, the modules of this process, and none of the current directory.
-            env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if json_logs else None,
