@@ -68,7 +68,9 @@ def test_machine_paths_in_outputs_are_found(script):
 
 
 @pytest.mark.process
-def test_a_run_has_the_committed_kinds_of_output(committed, script):
+def test_a_run_has_the_committed_kinds_of_output(committed, script, tmp_path, monkeypatch):
+    # Where the notebook creates its directory.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     fresh = nbformat.read(NOTEBOOK, as_version=4)
     for cell in code_cells(fresh):
         cell.outputs = []
