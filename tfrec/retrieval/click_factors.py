@@ -31,13 +31,12 @@ import operator
 import pathlib
 import zipfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from tfrec import layers
+from tfrec import layers, training
 from tfrec.retrieval import retrieval_model, retrieval_validation, towers
 from tfrec.retrieval.retrieval_validation import METRIC, means
 from tfrecords import encoding, files, reader
@@ -262,7 +261,7 @@ def append(model: retrieval_model.RetrievalModel, factors: ClickFactors) -> None
     model.ad_tower = FactoredTower(model.ad_tower, ad_column, for_ads)
 
 
-class FactoredTower(tf.keras.Model):
+class FactoredTower(training.SavedAsWeights, tf.keras.Model):
     """A tower with rows of a table appended to its embeddings.
 
     Args:
@@ -275,10 +274,6 @@ class FactoredTower(tf.keras.Model):
         super().__init__()
         self.tower, self._column = tower, column
         self.table = tf.Variable(table, trainable=False, name="click_factors")
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns nothing: only weights are saved. Keras warns without this method."""
-        return {}
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D + E] float32, L2-normalized."""

@@ -4,12 +4,11 @@ Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfrec import layers
+from tfrec import layers, training
 from tfrec.config import RetrievalConfig
 from tfrecords import encoding, schema, terminal
 
@@ -21,7 +20,7 @@ _TOLERANCE = 1e-3
 _FIELDS_WIDTH, _MIN_FIELD_DIM, _MAX_FIELD_DIM = 256, 16, 128
 
 
-class Tower(tf.keras.Model):
+class Tower(training.SavedAsWeights, tf.keras.Model):
     """Maps the encoded fields of one side to an embedding of length one.
 
     Args:
@@ -71,10 +70,6 @@ class Tower(tf.keras.Model):
     def later_layers(self) -> list[tf.keras.layers.Layer]:
         """The layers after the first, with the same shapes in both towers."""
         return [*self.crosses, self.hidden_layer, self.output_layer]
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns nothing: only weights are saved. Keras warns without this method."""
-        return {}
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalized."""

@@ -11,12 +11,13 @@ Shapes: B queries, W columns of ids, D embedding, H heads.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
+from tfrec import training
 
-class WeightedQueryTower(tf.keras.Model):
+
+class WeightedQueryTower(training.SavedAsWeights, tf.keras.Model):
     """A query tower with a query for any weights of the heads.
 
     Args:
@@ -43,10 +44,6 @@ class WeightedQueryTower(tf.keras.Model):
             tf.Variable(tf.ones([count]), trainable=False, name=name)
             for name in ("default_weights", "deviations")
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns nothing: only weights are saved. Keras warns without this method."""
-        return {}
 
     def call(
         self, ids: tf.Tensor, weights: tf.Tensor | None = None, training: bool = False

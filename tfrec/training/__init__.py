@@ -17,7 +17,7 @@ from tfrec.training.fitting import (
 from tfrec.training.optimizers import dense_and_sparse
 from tfrec.training.projector import choose_rows, metadata_of, write_projector
 from tfrec.training.shrinkage import ShrinkEmbeddings
-from tfrec.training.stage_model import StageModel, construct
+from tfrec.training.stage_model import SavedAsWeights, StageModel, construct
 from tfrec.training.validation_summaries import write_curves
 from tfrec.training.workers import (
     WorkerLostError,
@@ -31,6 +31,7 @@ from tfrec.training.workers import (
 
 __all__ = [
     "Plan",
+    "SavedAsWeights",
     "ShrinkEmbeddings",
     "StageModel",
     "WorkerLostError",

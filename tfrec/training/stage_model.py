@@ -52,7 +52,15 @@ def construct(kind: type[Model], build: Callable[[], Model], expected: str) -> M
     return model
 
 
-class StageModel(plugins.Plugin, tfrs.Model):
+class SavedAsWeights:
+    """A Keras model of which only weights are saved: without a configuration, Keras would warn."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+
+class StageModel(plugins.Plugin, SavedAsWeights, tfrs.Model):
     """A model with embedding tables.
 
     Differs from `tfrs.Model` in three ways. `loss` in logs is the mean over the epoch, not the
@@ -98,10 +106,6 @@ class StageModel(plugins.Plugin, tfrs.Model):
                 "the model's tasks. Replace the tasks instead."
             )
         super().compile(*args, **options)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns nothing: only weights are saved. Keras warns without this method."""
-        return {}
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:
