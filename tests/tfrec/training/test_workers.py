@@ -77,7 +77,7 @@ def pair(run_pair, tmp_path_factory):
             for index in range(2)
         )
     )
-    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
+    assert [one.returncode for one in ended] == [0, 0], "\n".join(one.stderr for one in ended)
     return directory
 
 
@@ -132,7 +132,7 @@ def test_a_killed_worker_ends_the_other_and_both_resume_exactly(shop, pair, run_
     assert len(history_of(tmp_path / "ranker")) == 1
 
     ended = run_pair(options, options)
-    assert [one.returncode for one in ended] == [0, 0], [one.stderr for one in ended]
+    assert [one.returncode for one in ended] == [0, 0], "\n".join(one.stderr for one in ended)
     resumed, whole = (
         ranking.load_ranker(shop, directory)[0].trainable_variables
         for directory in (tmp_path / "ranker", pair / "ranker")
