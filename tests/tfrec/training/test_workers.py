@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import json
-import socket
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import scripts_in_forks
 import tensorflow as tf
 import training_worker
 from repository import ROOT
+from serving_fixtures import free_port
 
 from tfrec import ranking, retrieval, training
 from tfrec.training import workers
@@ -22,14 +22,6 @@ def tf_config(index, ports):
     return json.dumps(
         {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     )
-
-
-def free_ports(count):
-    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in with_ports]
-    for opened in with_ports:
-        opened.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +43,7 @@ def run_pair(shop, runners):
     """Runs two workers, each with its options, and returns the finished processes."""
 
     def run(*options):
-        ports = free_ports(2)
+        ports = [free_port() for _ in range(2)]
 
         def start(index):
             common = {"data": str(shop.directory), "tf_config": tf_config(index, ports)}
