@@ -73,8 +73,10 @@ def _open_file(options: dict[str, Any]) -> Any:
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     cause, logger = _CauseFilter(), logging.getLogger("milvus_lite.server_manager")
     logger.addFilter(cause)
+    # milvus-lite closes a connection after a few of the client's pings, which come every 10 s.
+    no_pings = {"grpc.keepalive_time_ms": 2**31 - 1}
     try:
-        return pymilvus.MilvusClient(**options)
+        return pymilvus.MilvusClient(**options, grpc_options=no_pings)
     except pymilvus.MilvusException as error:
         is_locked = type(cause.error).__name__ == "DataDirLockedError"
         raise errors.IndexUnavailableError(
