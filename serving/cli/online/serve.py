@@ -102,9 +102,10 @@ _OTHER_CALLS = 16
 def main() -> None:
     from serving import releases, service
 
-    # uvicorn drains on SIGTERM and then raises it again. Without a handler, this process would end
-    # before the embedded server is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # uvicorn drains on a signal and then raises it again. Without a handler, this process would end
+    # before the embedded server is stopped, or Ctrl-C would count as an interrupted command.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     base = bundle_flags.bundle_base()
     values = settings(base)
     service.prepare_logs(values.json_logs)

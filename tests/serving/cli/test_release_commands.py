@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def call(script, capsys):
 
 @contextlib.contextmanager
 def served(base):
-    """Runs scripts/serve.py until SIGTERM; yields the doctor's flags and the ranker's URL."""
+    """Runs scripts/serve.py until Ctrl-C; yields the doctor's flags and the ranker's URL."""
     port, model_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
     command = [
         sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}",
@@ -99,7 +100,7 @@ def served(base):
         waiting.until(lambda: is_ready(process, port))
         places = {"service": f"http://127.0.0.1:{port}", "model_server": f"127.0.0.1:{model_port}"}
         yield places, f"http://127.0.0.1:{model_rest}/v1/models/ranker"
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     for number in (port, model_port, model_rest):
         with socket.socket() as probe:
