@@ -110,7 +110,7 @@ class Registry(Generic[Found]):
         value = values.pop()
         try:
             return metadata.EntryPoint(reference, value, self.group).load()
-        except Exception as error:  # A module may raise anything.
+        except (Exception, SystemExit) as error:  # A module may raise anything.
             raise ValueError(
                 f"{self._kind} {reference!r}: {value} cannot be loaded ({_described(error)}). "
                 f"Repair the package that offers it in {self.group!r}."
@@ -159,7 +159,7 @@ class Registry(Generic[Found]):
                 f"current directory {here}.{terminal.suggestion_for(name, near)} Run the command "
                 f"in the folder of {name.partition('.')[0]}.py, or add it to PYTHONPATH."
             ) from error
-        except Exception as error:  # A module may raise anything.
+        except (Exception, SystemExit) as error:  # A module may raise anything.
             raise ValueError(
                 f"{self._kind} {reference!r}: {name!r} cannot be imported ({_described(error)}). "
                 "Correct the module, or the name."
@@ -358,7 +358,7 @@ def _warn_of_edited(file: str, content: bytes) -> None:
     )
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """Returns the error that the import of a module raised, with its file and line."""
     frames = [
         frame

@@ -250,6 +250,7 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
         ("broken", r"'broken': raising:X cannot be .*\(ZeroDivisionError: .*raising.py, line 2\)"),
         ("broken", r"Repair the package that offers it in 'tfrec.things'"),
         ("raising:X", r"'raising' cannot be imported \(ZeroDivisionError: .*raising.py, line 2\)"),
+        ("ending:X", r"'ending' cannot be imported \(SystemExit: 0; .*ending.py, line 1\)"),
         ("mien:Mine", r"no module 'mien' .* Did you mean 'mine'\? Run the command in the folder"),
         ("mine:Mien", r"mine \(.*mine.py\) has no 'Mien'; expected .*Mine\. Did you mean 'Mine'\?"),
         ("mine.more:X", r"no module 'mine.more'"),
@@ -261,6 +262,7 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
 def test_wrong_references_are_explained(packages, here, reference, said):
     (here / "mine.py").write_text("class Mine: pass\n")
     (here / "needy.py").write_text("import not_installed\n")
+    (here / "ending.py").write_text("raise SystemExit(0)\n")
     (here.parent / "raising.py").write_text("\n1 / 0\n")
     with pytest.raises(ValueError, match=said):
         REGISTRY.get(reference)
