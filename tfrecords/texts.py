@@ -18,6 +18,7 @@ References:
 """
 
 import functools
+import traceback
 
 import tensorflow as tf
 
@@ -25,6 +26,12 @@ from tfrecords import plugins
 from tfrecords.schema import Field
 
 _NGRAMS = (2, 3, 4, 5)
+_PYTHON_OPERATIONS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+_GRAPH_REMEDY = (
+    "The exported models run it on new ads and on requests. Write it in TensorFlow; or compute its "
+    'vectors before the conversion, name them as a field of kind "dense", and send the vector with '
+    "new ads and requests."
+)
 
 
 class TextEncoder(plugins.Plugin, tf.Module):
@@ -90,8 +97,8 @@ def encoder_of(field: Field) -> TextEncoder:
     """Returns the encoder of a text field, which is built once per process and source.
 
     Raises:
-        ValueError: There is no such encoder; it is not a TensorFlow graph; or its vectors have
-            a length other than the field's.
+        ValueError: There is no such encoder; it cannot be built; it is not a TensorFlow graph; or
+            its vectors have another type, or a length other than the field's.
     """
     return _built(field, TEXT_ENCODERS.digest(field.encoder))
 
@@ -99,18 +106,32 @@ def encoder_of(field: Field) -> TextEncoder:
 @functools.cache
 def _built(field: Field, source: str | None) -> TextEncoder:
     assert field.length is not None
-    encoder = TEXT_ENCODERS.get(field.encoder)(field.length)
+    kind = TEXT_ENCODERS.get(field.encoder)
     where = f"Field {field.name!r}: the text encoder {field.encoder!r}"
+    try:
+        encoder = kind(field.length)
+    except TypeError as error:
+        if traceback.extract_tb(error.__traceback__)[1:]:
+            raise  # The call is valid, but the constructor fails.
+        raise ValueError(
+            f"{where} cannot be built: {error}. Expected a constructor with the argument length."
+        ) from error
     encode = tf.function(encoder.encode, input_signature=[tf.TensorSpec([None], tf.string)])
     try:
-        shape = encode.get_concrete_function().structured_outputs.shape
+        graph = encode.get_concrete_function()
+        shape, dtype = graph.structured_outputs.shape, graph.structured_outputs.dtype
     except (AttributeError, TypeError, NotImplementedError, tf.errors.OpError) as error:
         raise ValueError(
             f"{where} is not a TensorFlow graph from [B] strings to [B, length] float32 "
-            f"({type(error).__name__}: {error}). The exported models run it on new ads and on "
-            "requests. Write it in TensorFlow; or compute its vectors before the conversion, name "
-            'them as a field of kind "dense", and send the vector with new ads and requests.'
+            f"({type(error).__name__}: {error}). {_GRAPH_REMEDY}"
         ) from error
+    if any(operation.type in _PYTHON_OPERATIONS for operation in graph.graph.get_operations()):
+        raise ValueError(f"{where} calls Python, which a model server cannot run. {_GRAPH_REMEDY}")
+    if dtype != tf.float32:
+        raise ValueError(
+            f"{where} returns vectors of type {dtype.name}; expected float32. Return "
+            "tf.cast(vectors, tf.float32)."
+        )
     if shape.rank != 2 or shape[1] not in (None, field.length):
         raise ValueError(
             f"{where} returns vectors of shape {shape}; the schema expects [B, {field.length}]. "

@@ -23,6 +23,35 @@ class Eager(texts.TextEncoder):
         return tf.constant([[float(len(text)), 1.0] for text in texts.numpy()])
 
 
+class Doubles(Lengths):
+    """Returns float64, as a table that NumPy made does."""
+
+    def encode(self, texts):
+        return tf.cast(super().encode(texts), tf.float64)
+
+
+class Calling(Lengths):
+    """Calls Python, which the exported models cannot."""
+
+    def encode(self, texts):
+        vectors = tf.numpy_function(np.copy, [super().encode(texts)], tf.float32)
+        return tf.ensure_shape(vectors, [None, 2])
+
+
+class WithoutLength(Lengths):
+    """Its constructor takes no length."""
+
+    def __init__(self):
+        super().__init__(2)
+
+
+class Failing(Lengths):
+    """Its constructor has an error of its own."""
+
+    def __init__(self, length):
+        super().__init__(length + None)
+
+
 def title(**options):
     return schema_lib.Field("title", "text", "ad", **options)
 
@@ -92,6 +121,24 @@ def test_an_encoder_that_is_not_a_graph_is_refused_with_a_remedy():
 def test_an_encoder_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r'returns vectors of shape .None, 2..*"length": 2'):
         texts.encoder_of(title(length=3, encoder=f"{__name__}:Lengths"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("Doubles", r"'title': .*Doubles' returns vectors of type float64; expected float32"),
+        ("Calling", r"Calling' calls Python, which a model server cannot run.*kind \"dense\""),
+        ("WithoutLength", r"cannot be built: .* Expected a constructor with the argument length"),
+    ],
+)
+def test_an_encoder_that_the_towers_could_not_contain_is_refused(encoder, message):
+    with pytest.raises(ValueError, match=message):
+        texts.encoder_of(title(length=2, encoder=f"{__name__}:{encoder}"))
+
+
+def test_an_error_in_the_constructor_of_an_encoder_is_shown_as_it_is():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        texts.encoder_of(title(length=2, encoder=f"{__name__}:Failing"))
 
 
 def test_an_unknown_encoder_names_the_known_ones():
