@@ -97,6 +97,11 @@ def build_ranker(
         if issubclass(kind, ranker.Ranker)
         else "a constructor with the arguments fitted, config and heads",
     )
+    if kind.call is ranking_model.RankingModel.call:
+        raise ValueError(
+            f"{kind.__name__}: expected a method `call` that returns logits, got none. Write it; "
+            "docs/howto/own_ranker.md has an example."
+        )
     model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     if isinstance(model, ranker.Ranker):
         model.compare(

@@ -260,6 +260,10 @@ class WithoutTies(ranking.Ranker):
         super().__init__(fitted, config, heads)
 
 
+class WithoutCall(ranking.RankingModel):
+    pass
+
+
 class WithoutTask(WithLoss):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -270,6 +274,7 @@ class WithoutTask(WithLoss):
     ("kind", "made", "said"),
     [
         (OfOneArgument, None, r"OfOneArgument cannot be built: .* arguments fitted, config and he"),
+        (WithoutCall, None, r"WithoutCall: expected a method `call` that returns logits, got none"),
         (WithoutTies, None, r"WithoutTies cannot be built: .* \*\*kwargs\) that passes both on"),
         (
             WithoutSuper,
