@@ -161,6 +161,9 @@ class Pipeline:
             lambda: ranking.train_ranker(
                 data_set, config, directory, self.progress, callbacks, self.strategy
             ),
+            check=None
+            if ranking.RANKERS.is_own(config.ranker)
+            else lambda: ranking.build_ranker(data_set, config),
         )
         return directory
 
@@ -209,6 +212,9 @@ class Pipeline:
                 teacher,
                 self.strategy,
             ),
+            check=None
+            if retrieval.RETRIEVAL_MODELS.is_own(config.retrieval_model)
+            else lambda: retrieval.build_two_tower(data_set, config, data_set.catalog()),
             keep=same_clicks,
         )
         return directory
@@ -495,11 +501,25 @@ class Pipeline:
         title: str,
         inputs: dict[str, Any],
         work: Callable[[], None],
+        check: Callable[[], object] | None,
         keep: bool = False,
     ) -> None:
-        """Trains on all workers, unless the chief has finished the step with the same inputs."""
+        """Trains on all workers, unless the chief has finished the step with the same inputs.
+
+        Args:
+            step: Name of the step.
+            title: Description of the step, to print.
+            inputs: Everything that the training depends on.
+            work: Trains.
+            check: Builds a model of the user's class, so that one with a mistake does not replace a
+                finished training. None: the class is built in.
+            keep: Whether to keep earlier output if the inputs have changed.
+        """
         if training.is_chief(self.strategy):
             note = self._steps.note(step)
+            is_replaced = not keep and not self._steps.has_inputs(step, inputs)
+            if check and note.get("finished") and is_replaced:
+                check()
 
             def start() -> None:
                 if note.get("finished") and not keep:

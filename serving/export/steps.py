@@ -66,9 +66,8 @@ class Steps:
             work: Runs the step; may return further values for the note.
             keep: Whether to keep earlier output if the inputs have changed.
         """
-        inputs = json.loads(json.dumps(inputs, default=str))
+        inputs, is_unchanged = _as_json(inputs), self.has_inputs(step, inputs)
         note = self.note(step)
-        is_unchanged = note.get("inputs") == inputs
         product = PRODUCTS[step].replace("*", str(note.get("version")))
         if is_unchanged and note.get("finished") and (self.path(step) / product).is_file():
             self.print_step(step, f"{title}: finished before, unchanged")
@@ -117,6 +116,10 @@ class Steps:
         """Returns the inputs of the last run of a step; empty before the first."""
         return self.note(step).get("inputs", {})
 
+    def has_inputs(self, step: str, inputs: dict[str, Any]) -> bool:
+        """Returns whether the last run of a step had these inputs."""
+        return self.note(step).get("inputs") == _as_json(inputs)
+
     def config(self, step: str, name: str, kind: type[_Config]) -> _Config:
         """Returns a configuration of the last run of a step; defaults before the first.
 
@@ -155,3 +158,7 @@ class Steps:
 
     def _note_path(self, step: str) -> pathlib.Path:
         return self.workdir / "steps" / f"{step}.json"
+
+
+def _as_json(inputs: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(inputs, default=str))

@@ -9,7 +9,7 @@ import tfrecords
 from serving import errors, export, index
 from serving.export import evaluated_index
 from serving.export.steps import Steps
-from tfrec import config, retrieval
+from tfrec import config, ranking, retrieval
 from tfrecords import card, convert, files
 from tfrecords import schema as schema_lib
 
@@ -108,7 +108,7 @@ def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
     data_set = steps.convert(source, config.ConvertConfig())
     finished, kept = {}, []
 
-    def trained(_, step, title, inputs, work, keep):
+    def trained(_, step, title, inputs, work, check, keep):
         finished[step] = inputs
         kept.append(keep)
 
@@ -119,6 +119,43 @@ def test_clicks_are_learned_again_only_if_there_is_no_longer_a_ranker(
         monkeypatch.setattr(Steps, "training_checksum", lambda *_, ranker=ranker: ranker)
         steps.train_retrieval(data_set, config.RetrievalConfig())
     assert kept == [False, True, True, True, True, False]
+
+
+class WithoutHeads(ranking.RankingModel):
+    def call(self, inputs, training=False):
+        return {}
+
+
+class WithoutLayers(retrieval.RetrievalModel):
+    def __init__(self, fitted, config, catalog):
+        super().__init__(fitted, config, catalog, None, None)
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "said"),
+    [
+        ("ranker", config.RankerConfig(ranker=WithoutHeads), "expected a dict with the logits"),
+        (
+            "retrieval",
+            config.RetrievalConfig(retrieval_model=WithoutLayers),
+            "query_tower: expected a tf.keras.layers.Layer, got NoneType",
+        ),
+    ],
+)
+def test_a_class_with_a_mistake_does_not_replace_a_finished_training(
+    step, options, said, source, tmp_path
+):
+    steps = export.Pipeline(tmp_path / "work")
+    data_set = steps.convert(source, config.ConvertConfig())
+    weights, note = steps.path(step) / "weights", {"inputs": {"epochs": 9}, "finished": True}
+    weights.parent.mkdir()
+    weights.write_text("of days")
+    files.write_json(tmp_path / "work" / "steps" / f"{step}.json", note)
+    train = steps.train_ranker if step == "ranker" else steps.train_retrieval
+    with pytest.raises(ValueError, match=said):
+        train(data_set, options)
+    assert weights.read_text() == "of days"
+    assert Steps(tmp_path / "work", progress=False).note(step) == note
 
 
 def test_evaluation_and_export_depend_on_the_training_of_each_stage(data_set, tmp_path):
