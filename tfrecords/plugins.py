@@ -30,6 +30,8 @@ from tfrecords import terminal
 
 Found = TypeVar("Found")
 _logger = logging.getLogger(__name__)
+# Operations that call Python functions, which only the process that made a graph has.
+PYTHON_OPERATIONS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 _OWN_PACKAGES = ("tfrec", "tfrecords", "serving")
 # File of a module -> the module's spec, and the content of the file.
 _imported: dict[str, tuple[Any, bytes]] = {}

@@ -26,7 +26,6 @@ from tfrecords import plugins
 from tfrecords.schema import Field
 
 _NGRAMS = (2, 3, 4, 5)
-_PYTHON_OPERATIONS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 _GRAPH_REMEDY = (
     "The exported models run it on new ads and on requests. Write it in TensorFlow; or compute its "
     'vectors before the conversion, name them as a field of kind "dense", and send the vector with '
@@ -125,7 +124,7 @@ def _built(field: Field, source: str | None) -> TextEncoder:
             f"{where} is not a TensorFlow graph from [B] strings to [B, length] float32 "
             f"({type(error).__name__}: {error}). {_GRAPH_REMEDY}"
         ) from error
-    if any(operation.type in _PYTHON_OPERATIONS for operation in graph.graph.get_operations()):
+    if any(op.type in plugins.PYTHON_OPERATIONS for op in graph.graph.get_operations()):
         raise ValueError(f"{where} calls Python, which a model server cannot run. {_GRAPH_REMEDY}")
     if dtype != tf.float32:
         raise ValueError(

@@ -34,13 +34,12 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving import errors, requests, saved_model
+from tfrecords import plugins
 
 SIGNATURE = "serving_default"
 FOR_WEIGHTS, HEAD_WEIGHTS = "for_weights", "head_weights"
 FEATURES = "ad_features"
 _ADS_PER_CALL = 4096
-# They call Python functions, which only the process that made the model has.
-_PYTHON_OPERATIONS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 # SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors. A
 # history is several inputs.
 _INPUTS = {
@@ -88,7 +87,7 @@ class _Model:
             ) from error
         # Frees the graph of a replaced release without waiting for the garbage collector.
         self.free = weakref.finalize(self, self._runner.close)
-        if self._runner.operation_types & _PYTHON_OPERATIONS:
+        if self._runner.operation_types & plugins.PYTHON_OPERATIONS:
             self.free()
             raise errors.InvalidModelError(
                 f"{self.part}: expected a model of TensorFlow operations, got one that calls "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfrecords import encoding
+from tfrecords import encoding, plugins
 from tfrecords.fields import Field
 
 # Modules without control flow over tensors. The retrieval task of TFRS has some.
@@ -16,8 +16,6 @@ _WITHOUT_CONTROL_FLOW = (
     "tensorflow.",
     "tensorflow_recommenders.tasks.ranking.",
 )
-# Operations that call Python.
-_PYTHON_OPERATIONS = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
 # Number of elements of the largest variable that is compared.
 _MAX_STATE = 1 << 20
 
@@ -77,7 +75,7 @@ def check_operations(graph: tf.Graph, where: str) -> None:
     Raises:
         ValueError: It does, so it cannot be exported.
     """
-    if any(operation.type in _PYTHON_OPERATIONS for operation in graph.get_operations()):
+    if any(op.type in plugins.PYTHON_OPERATIONS for op in graph.get_operations()):
         raise ValueError(
             f"{where} calls Python, which a model server cannot run. Replace tf.py_function and "
             "tf.numpy_function by TensorFlow operations."
