@@ -81,13 +81,12 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         excluded = tf.gather(candidate_ids, columns)[:, None] == candidate_ids
         if score_mask is not None:
             excluded |= ~score_mask
-        log_draws = None
+        clicked = tf.gather(logits, columns, batch_dims=1)
         if candidate_sampling_probability is not None:
             num_draws = tf.cast(tf.shape(logits)[1] - 1, logits.dtype)
-            log_draws = tf.math.log(num_draws * candidate_sampling_probability)
-        losses = tf.nn.softplus(
-            log_of_rest(logits, excluded, log_draws) - tf.gather(logits, columns, batch_dims=1)
-        )
+            logits -= tf.math.log(num_draws * candidate_sampling_probability)
+        others = tf.reduce_logsumexp(tf.where(excluded, EXCLUDED, logits), axis=1)
+        losses = tf.nn.softplus(others - clicked)
         if sample_weight is not None:
             losses *= sample_weight
         if num_queries is None:
@@ -100,12 +99,3 @@ class SampledSoftmax(tfrs.tasks.Retrieval):
         for metric in self._loss_metrics:
             metric.update_state(summarized)
         return loss
-
-
-def log_of_rest(
-    logits: tf.Tensor, excluded: tf.Tensor, log_expected_draws: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Returns log Σ_j exp s_j [B] over the columns that are not excluded."""
-    if log_expected_draws is not None:
-        logits -= log_expected_draws
-    return tf.reduce_logsumexp(tf.where(excluded, EXCLUDED, logits), axis=1)
