@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import encoding
+from tfrecords import encoding, terminal
 from tfrecords.columns import Strings, distinct_numbers
-from tfrecords.conversion import parsed_rows, workspace
+from tfrecords.conversion import parsed_rows
 from tfrecords.schema import Field, Schema
 
 _MAX_AT_ONCE = 4_000_000
@@ -107,7 +107,7 @@ def fit(
         return encoding.FieldStatistics(vocabulary=words), num_distinct
 
     fields = encoding.fields_with_statistics(schema)
-    fitted = list(workspace.in_threads(fit_field, fields, workers))
+    fitted = list(terminal.in_threads(fit_field, fields, workers))
     names = [field.name for field in fields]
     statistics = {name: stats for name, (stats, _) in zip(names, fitted, strict=True)}
     num_distinct = {

@@ -239,7 +239,7 @@ class Stages:
             notes: list[dict[str, Any]] = []
             with self._bar("reading the log", 0) as bar:
                 chunks = enumerate(self._log.chunks())
-                for note in workspace.in_threads(self._parse, chunks, self._workers):
+                for note in terminal.in_threads(self._parse, chunks, self._workers):
                     notes.append(note)
                     bar.update(note["lines"])
                     check(notes)
@@ -756,7 +756,7 @@ class Stages:
                 return self._space.once(stage, index, lambda: work(index))
 
             indices = range(split.num_chunks)
-            for index, note in enumerate(workspace.in_threads(once, indices, self._workers)):
+            for index, note in enumerate(terminal.in_threads(once, indices, self._workers)):
                 rows = split.rows_of(index)
                 notes.append(note)
                 bar.update(rows.stop - rows.start)

@@ -9,15 +9,12 @@ import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tfrecords import files
 from tfrecords.conversion.dataset_json import CHECKED_FILES
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 _DATA_SET_FILES = {
     "dataset.json", "identity.json", "*.tfrecord",
     *(name.partition("/")[0] for name in CHECKED_FILES),
@@ -120,26 +117,6 @@ def lock_directory(directory: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    """Yields `work(item)` in the order of the items, computed by `workers` threads.
-
-    Arrow, NumPy and TensorFlow release the interpreter lock, so that threads use all cores.
-    """
-    pool = futures.ThreadPoolExecutor(workers)
-    pending: list[futures.Future[Result]] = []
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > workers:
-                yield pending.pop(0).result()
-        while pending:
-            yield pending.pop(0).result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Terminal output: progress bars, text tables, spelling suggestions, a quiet start."""
 
 from tfrecords.terminal.progress import (
+    in_threads,
     map_with_progress,
     print_above_bars,
     progress_bar,
@@ -14,6 +15,7 @@ __all__ = [
     "cut_text",
     "format_count",
     "format_list",
+    "in_threads",
     "map_with_progress",
     "print_above_bars",
     "progress_bar",

@@ -1,16 +1,17 @@
-"""Progress bars with rate and remaining time.
+"""Progress bars with rate and remaining time, and the tasks in threads that they show.
 
-They are written to standard error if it is a terminal, for tasks that take more than two seconds,
-so that neither piped output nor log files contain them.
+The bars are written to standard error if it is a terminal, for tasks that take more than two
+seconds, so that neither piped output nor log files contain them.
 """
 
-import collections
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 import tqdm
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _SECONDS_UNTIL_SHOWN = 2
 _CALLS_AT_ONCE = 2
 
@@ -49,14 +50,27 @@ def map_with_progress(
     Two calls run at once, in threads: alone, a model uses one core for much of a call. The other
     arguments are the same as for `progress_bar`.
     """
-    running: collections.deque[futures.Future[Any]] = collections.deque()
-    with futures.ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-        for item in with_progress(items, task, unit, total):
-            if len(running) == _CALLS_AT_ONCE:
-                yield running.popleft().result()
-            running.append(pool.submit(function, item))
-        while running:
-            yield running.popleft().result()
+    return in_threads(function, with_progress(items, task, unit, total), _CALLS_AT_ONCE)
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Yields the results of a function for items, in their order, computed by `workers` threads.
+
+    Arrow, NumPy and TensorFlow release the interpreter lock, so that threads use all cores.
+    """
+    pool = futures.ThreadPoolExecutor(workers)
+    pending: list[futures.Future[Result]] = []
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > workers:
+                yield pending.pop(0).result()
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def progress_steps(count: int, size: int, task: str, unit: str = "rows") -> Iterator[int]:
