@@ -45,22 +45,22 @@ class Replicas:
         client: Client of one server, or the endpoints of several.
         clock: Returns the time in seconds, for the latency of calls.
         observe_call: Called after each call with the address of the replica and the outcome: `ok`,
-            `late`, `busy` or `failed`. None: not observed.
-        observe_check: Called after each background check of a replica. None: not observed.
+            `late`, `busy` or `failed`.
+        observe_check: Called after each background check of a replica.
     """
 
     def __init__(
         self,
         release: releases.Bundle,
         client: verified_ranker.Scorer | endpoints.Endpoints,
-        clock: Callable[[], float] = time.perf_counter,
-        observe_call: Callable[[str, str], None] | None = None,
-        observe_check: Callable[[], None] | None = None,
+        clock: Callable[[], float],
+        observe_call: Callable[[str, str], None],
+        observe_check: Callable[[], None],
     ) -> None:
         self._release = release
         self._clock = clock
-        self._observe_call = observe_call or (lambda address, outcome: None)
-        self._observe_check = observe_check or (lambda: None)
+        self._observe_call = observe_call
+        self._observe_check = observe_check
         self._endpoints = client if isinstance(client, endpoints.Endpoints) else None
         self._client = client
         self._replicas: dict[str, Replica] = {}
