@@ -89,7 +89,6 @@ def compare_histories(
     files: Sequence[pathlib.Path],
     event_files: Sequence[pathlib.Path],
     release: releases.Bundle,
-    now: float | None = None,
 ) -> str:
     """Compares logged histories with rebuilt ones, for a release's answers to known users.
 
@@ -97,7 +96,6 @@ def compare_histories(
         files: Files of the impression log.
         event_files: Files of the log of events, JSON lines as the service logs them.
         release: Loaded release, with the histories and the ads.
-        now: Current time, in seconds since 1970. None: the clock's time.
 
     Raises:
         WrongError: Some histories differ.
@@ -114,7 +112,7 @@ def compare_histories(
         raise findings.SkippedError(
             f"it has no answers of release {release.version} to users whose ids are known"
         )
-    now = time.time() if now is None else now
+    now = time.time()
     lines = [event_lines.read_event_lines(path, now) for path in event_files]
     events = _events(plan, tables, lines, release)
     nothing = KnownEvents()
