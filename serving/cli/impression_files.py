@@ -22,16 +22,7 @@ def find(flag: str, value: str) -> list[pathlib.Path]:
 
 
 def find_events(flag: str, value: str) -> list[pathlib.Path]:
-    """Returns the files of a log of events.
-
-    Args:
-        flag: Name of the flag, for error messages.
-        value: Directory of the log, or its files, comma-separated or as a pattern.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The directory has compressed or renamed files of the log.
-    """
+    """Returns the files of a log of events; see `find`."""
     hint = "Name the directory of the events that a service logged, or files of events."
     return _find(flag, value, impressions.FEEDBACK_PATTERN, hint)
 
