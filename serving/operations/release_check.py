@@ -23,8 +23,7 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
         BundleError: A part of the release is missing, damaged, or does not reproduce its probes.
         RankerError: The ranker does not reproduce its probes.
     """
-    release = releases.load(base, version)
-    try:
+    with contextlib.closing(releases.load(base, version)) as release:
         num_bytes = sum(entry["bytes"] for entry in release.manifest.files.values())
         yield f"{len(release.manifest.files)} files, {num_bytes / 1e6:,.1f} MB, are unchanged"
         yield "query tower and index reproduce the probes"
@@ -39,8 +38,6 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
             yield "the ranker reproduces its probes"
         else:
             yield "it has no ranker: answers are in retrieval order"
-    finally:
-        release.close()
 
 
 def check_updates(release: releases.Bundle) -> str:
@@ -52,11 +49,8 @@ def check_updates(release: releases.Bundle) -> str:
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
     """
-    updates = live.LiveIndex(release)
-    try:
+    with contextlib.closing(live.LiveIndex(release)) as updates:
         state = updates.status()
-    finally:
-        updates.close()
     if not state["num_updates"]:
         return "none"
     return (

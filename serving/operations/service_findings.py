@@ -130,18 +130,13 @@ class ServiceCheck:
 
     def _role(self) -> Literal["stable", "canary"] | None:
         """Returns the value of `release` in requests that the release answers."""
-        roles = {row["version"]: row["role"] for row in self._client.bundle().get("releases", ())}
-        match roles.get(self._release.version):
-            case "stable":
-                return "stable"
-            case "canary":
-                return "canary"
-        return None
+        role = _roles(self._client.bundle()).get(self._release.version)
+        return role if role in ("stable", "canary") else None
 
     def _release_served(self) -> str:
         served, manifest = self._client.bundle(), self._release.manifest
         version, refused = self._release.version, served.get("refused")
-        roles = {row["version"]: row["role"] for row in served.get("releases", ())}
+        roles = _roles(served)
         words = ", ".join(f"{number} {role}" for number, role in sorted(roles.items()))
         if roles.get(version) not in ("stable", "canary"):
             raise findings.WrongError(
@@ -223,6 +218,11 @@ class ServiceCheck:
         )
         check_answer(answer, self._release.version, place)
         return answer
+
+
+def _roles(served: Mapping[str, Any]) -> dict[int, Any]:
+    """Returns the role of each release, by version, in the service's description."""
+    return {row["version"]: row["role"] for row in served.get("releases", ())}
 
 
 def are_as_released(
