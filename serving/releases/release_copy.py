@@ -1,5 +1,6 @@
 """Copies a release to another base directory, as the next version there."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -36,8 +37,7 @@ def copy_release(
     Raises:
         BundleError: The release is damaged, rejected by the gate, in Milvus, or cannot be written.
     """
-    release = bundle.load(source, version)
-    try:
+    with contextlib.closing(bundle.load(source, version)) as release:
         if release.manifest.index.get("milvus"):
             raise errors.PublishError(
                 f"Release {release.version} of {source} has its ads in Milvus, where a collection "
@@ -54,8 +54,6 @@ def copy_release(
             return content
 
         return publishing.publish(base, write, wait_seconds=wait_seconds)
-    finally:
-        release.close()
 
 
 def _copy_parts(release: bundle.Bundle, staged: publishing.Staged) -> None:
