@@ -7,14 +7,13 @@ from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStor
 from serving.users.stores import check_store, open_store
 
 if TYPE_CHECKING:
-    from serving.users.event_stream import StreamBacklog, StreamEntry, StreamReader
+    from serving.users.event_stream import StreamEntry, StreamReader
 
 __all__ = [
     "ACTIONS",
     "IMPRESSION",
     "CircuitBreaker",
     "StoredEvent",
-    "StreamBacklog",
     "StreamEntry",
     "StreamReader",
     "User",
@@ -25,7 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("StreamBacklog", "StreamEntry", "StreamReader"):
+    if name in ("StreamEntry", "StreamReader"):
         # They need the extra `redis`.
         from serving.users import event_stream
 

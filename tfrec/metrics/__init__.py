@@ -2,7 +2,6 @@
 
 from tfrec.metrics.bootstrap import (
     CONFIDENCE,
-    Interval,
     Resamples,
     distance_interval,
     interval,
@@ -33,7 +32,6 @@ from tfrec.metrics.resampled import (
 
 __all__ = [
     "CONFIDENCE",
-    "Interval",
     "Resamples",
     "auc",
     "calibration_bins",
