@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfrecords.fields import EVENTS, is_number
+from tfrecords.fields import EVENTS, check_keys, is_number
 
 KINDS = ("view", *EVENTS[1:])
 
@@ -82,11 +82,9 @@ def events_from_json(value: Any) -> Events:
     Raises:
         ValueError: A key is missing or unknown, or a value is not allowed.
     """
-    known = [attribute.name for attribute in dataclasses.fields(Events)]
-    if not isinstance(value, Mapping) or "column" not in value or set(value) - set(known):
-        raise ValueError(
-            f"events must be an object with column, and any of {known[1:]}, got {value!r}."
-        )
+    if not isinstance(value, Mapping):
+        raise ValueError(f"events must be an object, got {value!r}.")
+    check_keys("object events", value, Events)
     for kind in KINDS:
         if isinstance(value.get(kind, []), str) or not isinstance(value.get(kind, []), Sequence):
             raise ValueError(f"events: {kind} must be a list of event types, got {value[kind]!r}.")

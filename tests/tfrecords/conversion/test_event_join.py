@@ -331,8 +331,9 @@ def test_a_schema_of_events_is_read_back_and_faults_are_named(tmp_path):
     schema = schema_lib.schema_from_json(value)
     assert (schema.click, schema.engagement) == ("event", None)
     for events, message in [
-        ({"view": ["v"]}, "events must be an object with column"),
-        ({"column": "e", "clicks": ["c"]}, "events must be an object with column"),
+        (["click"], r"events must be an object, got \['click'\]"),
+        ({"view": ["v"]}, r"The object events lacks \['column'\]"),
+        ({"column": "e", "clicks": ["c"]}, r"unknown key 'clicks'\. Did you mean 'click'\?"),
         ({"column": "e", "view": ["v"]}, "click names no event type"),
         ({"column": "e", "click": "c"}, "click must be a list of event types"),
         ({"column": "e", "click": ["c"], "view": ["c"]}, "a type is named twice"),
