@@ -9,6 +9,7 @@ import pydantic_core
 from serving import errors
 from serving.requests import parsing, request
 from tfrecords import terminal
+from tfrecords.fields import is_number
 
 # The parts that a condition on a field of each kind may have.
 _PARTS = {
@@ -119,13 +120,9 @@ def _checked_values(place: str, kind: str, values: Sequence[Any]) -> tuple[Any, 
 
 
 def _number(place: str, value: Any) -> float:
-    # Ad fields are displayed, and compared, with the precision of float64.
-    try:
-        number = float(value) if isinstance(value, int | float) else float("nan")
-    except OverflowError:
-        number = float("inf")
-    if isinstance(value, bool) or not abs(number) < float("inf"):
+    if not is_number(value):
         raise errors.InvalidRequestError(
             f"{place}: expected a finite number, got {parsing.shortened(value)}."
         )
-    return number
+    # Ad fields are displayed, and compared, with the precision of float64.
+    return float(value)
