@@ -218,7 +218,7 @@ def reference_to(found: str | type) -> str:
     return _shown(found)
 
 
-def place_of(error: Exception) -> str | None:
+def place_of(error: BaseException) -> str | None:
     """Returns the file and line of a user's module that raised an error; None if none did."""
     place = None
     for frame, line in traceback.walk_tb(error.__traceback__):

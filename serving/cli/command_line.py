@@ -60,6 +60,14 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
             raise
         except KeyboardInterrupt:
             sys.exit("Interrupted. Run the same command again to continue.")
+        except SystemExit as error:
+            place = plugins.place_of(error)
+            if place is None or error.code == 128 + signal.SIGTERM:
+                raise
+            flag_messages.fail(
+                f"Your class ended the process with status {error.code or 0}; expected a result or "
+                f"an exception. Raise a ValueError instead.\n  ({place})"
+            )
         except Exception as error:
             is_expected = isinstance(error, _EXPECTED_ERRORS) or files.is_disk_full(error)
             if flags.FLAGS.debug or not is_expected:

@@ -232,8 +232,17 @@ def test_an_error_message_says_what_was_expected(command):
 
 
 @pytest.mark.process
-def test_an_error_of_a_plugin_names_its_line(tmp_path):
-    (tmp_path / "own.py").write_text("def names():\n    (name,) = []\n")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("(name,) = []", "not enough values to unpack (expected 1, got 0)\n  ({}, line 2; --debug"),
+        ("raise SystemExit", "Your class ended the process with status 0; expected a result or"),
+        ("raise SystemExit(3)", "Your class ended the process with status 3; expected a result or"),
+    ],
+)
+def test_an_error_of_a_plugin_names_its_line(tmp_path, line, message):
+    own = tmp_path / "own.py"
+    own.write_text(f"def names():\n    {line}\n")
     (tmp_path / "job.py").write_text(
         "from serving.cli import command_line\nimport own\n\n\ndef main():\n    own.names()\n"
         "\n\ncommand_line.run(main)\n"
@@ -244,8 +253,9 @@ def test_an_error_of_a_plugin_names_its_line(tmp_path):
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    expected = "error: not enough values to unpack (expected 1, got 0)\n  ({}, line 2; --debug"
-    assert done.stderr.startswith(expected.format(tmp_path / "own.py"))
+    assert done.stderr.startswith("error: " + message.format(own))
+    assert f"\n  ({own}, line 2" in done.stderr
+    assert done.returncode == 1
 
 
 @pytest.mark.process
