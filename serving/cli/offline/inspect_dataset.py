@@ -26,10 +26,9 @@ def main() -> None:
     directory = pathlib.Path(FLAGS.data) if FLAGS.data else workdir / "data"
     output = pathlib.Path(FLAGS.output or directory.parent / "data_card.html")
     built = card.build_card(reader.DataSet(directory))
+    # Printed first, so that it can be read even where the file cannot be written.
+    print(built.model_dump_json() if FLAGS.json else card.render_text(built), flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write(output, card.render_html(built))
-    if FLAGS.json:
-        print(built.model_dump_json())
-    else:
-        print(card.render_text(built))
+    if not FLAGS.json:
         print(f"\nData card with figures: {output}")

@@ -867,6 +867,19 @@ def test_the_script_writes_a_page_and_prints_json(small, tmp_path):
     assert output.read_text().startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.process
+def test_a_card_is_printed_even_where_its_page_cannot_be_written(small, tmp_path):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "card.html"
+    done = scripts_in_forks.run(
+        "inspect_dataset.py", f"--data={small.directory}", f"--output={output}"
+    )
+    assert done.stdout.startswith("Data card of shop: 14 lines of")
+    assert "Data card with figures" not in done.stdout
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {output.parent}: ")
+
+
 def test_shards_that_hold_other_rows_than_described_are_refused(small, tmp_path):
     other = reader.DataSet(small.directory)
     other.description.splits["test"].rows = 4
