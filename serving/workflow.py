@@ -163,7 +163,7 @@ def train(
     check_clicks(data_set)
     if without_ranker(data_set) is None:
         check_ranker(data_set)
-    if not RETRIEVAL_MODELS.is_own(retrieval_config.retrieval_model):
+    if not RETRIEVAL_MODELS.is_built_in(retrieval_config.retrieval_model):
         build_two_tower(data_set, retrieval_config, data_set.catalog())
     steps = export.Pipeline(pathlib.Path(workdir), progress)
     with steps.locked():

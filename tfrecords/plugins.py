@@ -83,7 +83,7 @@ class Registry(Generic[Found]):
             )
         return accepted
 
-    def is_own(self, reference: str | type) -> bool:
+    def is_built_in(self, reference: str | type) -> bool:
         """Returns whether a reference is a built-in name; warns if a package also offers it."""
         if not isinstance(reference, str) or reference not in self._built_in:
             return False
@@ -93,7 +93,7 @@ class Registry(Generic[Found]):
     def _find(self, reference: str) -> Any:
         if ":" in reference:
             return self._from_module(reference)
-        if self.is_own(reference):
+        if self.is_built_in(reference):
             values = {self._built_in[reference]}
         else:
             installed = metadata.entry_points(group=self.group, name=reference)
@@ -178,7 +178,7 @@ class Registry(Generic[Found]):
         Raises:
             ValueError: See `get`.
         """
-        if self.is_own(reference):
+        if self.is_built_in(reference):
             return None
         sources = _sources(self._find(reference))
         if not sources:

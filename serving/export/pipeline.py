@@ -162,7 +162,7 @@ class Pipeline:
                 data_set, config, directory, self.progress, callbacks, self.strategy
             ),
             check=None
-            if ranking.RANKERS.is_own(config.ranker)
+            if ranking.RANKERS.is_built_in(config.ranker)
             else lambda: ranking.build_ranker(data_set, config),
         )
         return directory
@@ -213,7 +213,7 @@ class Pipeline:
                 self.strategy,
             ),
             check=None
-            if retrieval.RETRIEVAL_MODELS.is_own(config.retrieval_model)
+            if retrieval.RETRIEVAL_MODELS.is_built_in(config.retrieval_model)
             else lambda: retrieval.build_two_tower(data_set, config, data_set.catalog()),
             keep=same_clicks,
         )

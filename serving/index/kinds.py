@@ -186,7 +186,7 @@ class IndexConfig:
                 f"milvus_uri: expected none for the backend {self.backend!r}, got "
                 f"{self.milvus_uri!r}. Choose the backend 'milvus'."
             )
-        elif not INDEX_KINDS.is_own(self.kind):
+        elif not INDEX_KINDS.is_built_in(self.kind):
             INDEX_KINDS.get(self.kind)
         choices = {"storage": STORAGES, "refine": REFINEMENTS, "backend": BACKENDS}
         for name, known in choices.items():

@@ -95,12 +95,12 @@ def test_a_built_in_name_wins_with_a_warning_about_the_package(packages, caplog)
     packages("shadowed", ["own = collections:Counter"])
     plugins._warn_if_shadowed.cache_clear()  # as in another process
     assert REGISTRY.get("own") is Own
-    assert REGISTRY.is_own("own")
+    assert REGISTRY.is_built_in("own")
     assert caplog.messages == [
         "The thing 'own' of the package shadowed is not used: there is a built-in one of this "
         "name. Name it as collections:Counter, or rename it in the package."
     ]
-    assert not REGISTRY.is_own("installed")
+    assert not REGISTRY.is_built_in("installed")
 
 
 def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified(here):
