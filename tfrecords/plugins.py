@@ -78,8 +78,11 @@ class Registry(Generic[Found]):
         found = self._find(reference) if isinstance(reference, str) else reference
         accepted = self._accept(found)
         if accepted is None:
+            is_module = inspect.ismodule(found)
+            remedy = "Name its class as MODULE:CLASS." if is_module else "Correct the class."
             raise ValueError(
-                f"{self._kind} {_shown(reference)!r}: expected {self._expected}, got {found!r}."
+                f"{self._kind} {_shown(reference)!r}: expected {self._expected}, got {found!r}. "
+                f"{remedy}"
             )
         return accepted
 

@@ -44,7 +44,7 @@ def packages(tmp_path, monkeypatch):
         (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (directory / "entry_points.txt").write_text("\n".join(["[tfrec.things]", *lines]) + "\n")
 
-    gone = ["gone = collections:Nothing", "broken = raising:X"]
+    gone = ["gone = collections:Nothing", "broken = raising:X", "module = collections"]
     install("one", [f"installed = {__name__}:Own", *gone])
     return install
 
@@ -77,7 +77,7 @@ def test_built_in_names_references_and_classes_are_found():
 
 
 def test_names_of_installed_packages_are_found(packages):
-    assert REGISTRY.names == ("own", "ordered", "broken", "gone", "installed")
+    assert REGISTRY.names == ("own", "ordered", "broken", "gone", "installed", "module")
     assert REGISTRY.get("installed") is Own
 
 
@@ -245,6 +245,11 @@ def test_the_source_of_a_class_in_a_notebook_is_its_cell_and_what_it_names(
     [
         ("onw", r"Unknown thing 'onw'; expected one of own, ordered, .* Did you mean 'own'\?"),
         ("ordered", r"thing 'ordered': expected a subclass of Base, got <class '.*OrderedDict'>"),
+        (
+            "module",
+            r"thing 'module': expected a subclass of Base, got <module 'collections' .*>\. Name "
+            r"its class as MODULE:CLASS\.",
+        ),
         (collections.Counter, r"'collections:Counter': expected a subclass of Base"),
         ("gone", r"'gone': collections:Nothing cannot be loaded .* Repair the package"),
         ("broken", r"'broken': raising:X cannot be .*\(ZeroDivisionError: .*raising.py, line 2\)"),
