@@ -13,7 +13,8 @@ from typing import Any
 
 from serving import errors, live, manifest, requests
 from serving.orchestrator import user_data
-from serving.users import IMPRESSION, User
+from serving.requests import IMPRESSION
+from serving.users import User
 from tfrecords import histories, schema
 
 _UNKNOWN_USER = User()

@@ -56,7 +56,7 @@ class Event(RequestPart):
     time: _Seconds | None = None
     """Time of the event, in seconds since 1970. Null: when the service received it."""
     amount: Annotated[Number, pydantic.Field(ge=-_MAX_AMOUNT, le=_MAX_AMOUNT)] | None = None
-    """Revenue, negative for a refund. For the event revenue only."""
+    """Amount, such as a revenue; negative for a refund. Only for events that are amounts."""
     request_id: Id | None = None
     """Request id of the answer that showed the ad. Without it, the event is not in the log that
     the next models learn from."""

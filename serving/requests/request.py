@@ -7,11 +7,13 @@ the OpenAPI document. Null and absent mean the same everywhere.
 
 import numbers
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 import pydantic
 import pydantic_core
+
+from tfrecords.schema import LABELS
 
 ReleaseName = Literal["stable", "canary"]
 RELEASES: tuple[ReleaseName, ...] = get_args(ReleaseName)
@@ -27,8 +29,12 @@ MAX_ID_LENGTH = 256
 MAX_AD_ID_BYTES = 1_024
 # Ten years.
 MAX_HOURS = 87_600
-# An impression, and each label of `tfrecords.schema.LABELS`.
-EventKind = Literal["impression", "click", "engagement", "revenue"]
+IMPRESSION = "impression"
+# An impression, or a label. A type checker knows only literals that are written out.
+if TYPE_CHECKING:
+    EventKind = str
+else:
+    EventKind = Literal[IMPRESSION, *LABELS]
 # Beyond it the utility of large revenues could leave the range of a float.
 MAX_WEIGHT = 1e9
 _NUMPY = (np.generic, np.ndarray)
@@ -270,7 +276,7 @@ class FrequencyCap(RequestPart):
     @property
     def kind(self) -> EventKind:
         """Kind of the events that are counted."""
-        return self.event or "impression"
+        return self.event or IMPRESSION
 
 
 class Diversity(RequestPart):

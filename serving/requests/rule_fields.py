@@ -6,9 +6,9 @@ from typing import Any
 
 from serving import errors
 from serving.requests import filter_fields, parsing, request
+from serving.requests.request import IMPRESSION
 from tfrecords import terminal
 
-_IMPRESSION = "impression"
 _KINDS = ("categorical", "categorical_list", "text")
 
 
@@ -87,12 +87,12 @@ class RuleFields:
 
     def _check_cap(self, place: str, cap: request.FrequencyCap) -> None:
         """Refuses a cap that needs more events than are counted or stored."""
-        counts_impressions = cap.kind == _IMPRESSION
+        counts_impressions = cap.kind == IMPRESSION
         if self._limits is None:
             if counts_impressions:
                 return
             raise errors.InvalidRequestError(
-                f"{place}.event: expected {_IMPRESSION!r}, which seen counts, got {cap.event!r}, "
+                f"{place}.event: expected {IMPRESSION!r}, which seen counts, got {cap.event!r}, "
                 "which only a user store counts. Start the service with --user_store, or a "
                 "LocalClient with user_store."
             )
@@ -124,7 +124,7 @@ class RuleFields:
 
 def counts_of(seen: request.Seen | None, cap: request.FrequencyCap) -> Mapping[str, int] | None:
     """Returns the counts of a request for a frequency cap; None: the request has none."""
-    if seen is None or cap.kind != _IMPRESSION:
+    if seen is None or cap.kind != IMPRESSION:
         return None
     return seen.ads if cap.field is None else (seen.fields or {}).get(cap.field)
 
@@ -144,7 +144,7 @@ def shown_before(
         not included, because an answer has no ad twice.
     """
     return {
-        cap: counts(cap) or {} for cap in caps if cap.field is not None and cap.kind == _IMPRESSION
+        cap: counts(cap) or {} for cap in caps if cap.field is not None and cap.kind == IMPRESSION
     }
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from serving.users.circuit_breaker import CircuitBreaker
-from serving.users.store import ACTIONS, IMPRESSION, StoredEvent, User, UserStore
+from serving.users.store import ACTIONS, StoredEvent, User, UserStore
 from serving.users.stores import check_store, open_store
 
 if TYPE_CHECKING:
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIONS",
-    "IMPRESSION",
     "CircuitBreaker",
     "StoredEvent",
     "StreamEntry",

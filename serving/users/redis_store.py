@@ -25,9 +25,9 @@ from redis.asyncio import retry
 
 from serving import errors, redis_address
 from serving.config import UserStoreConfig
+from serving.requests import IMPRESSION
 from serving.users.store import (
     ERASED_SECONDS,
-    IMPRESSION,
     StoredEvent,
     User,
     by_user,

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 from serving import errors
 from serving.config import UserStoreConfig
+from serving.requests import IMPRESSION
 from serving.users.store import (
     ERASED_SECONDS,
-    IMPRESSION,
     StoredEvent,
     User,
     by_user,

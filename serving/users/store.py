@@ -19,11 +19,11 @@ from typing import Any, NamedTuple, Protocol
 
 from serving import requests
 from serving.config import UserStoreConfig
+from serving.requests import IMPRESSION
 from tfrecords.schema import LABELS
 
 _logger = logging.getLogger(__name__)
 
-IMPRESSION = "impression"
 # How long erasures are remembered: longer than requests, queues and redelivery take.
 ERASED_SECONDS = 3600.0
 ACTIONS = tuple(LABELS)

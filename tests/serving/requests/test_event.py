@@ -11,7 +11,7 @@ IDS = {"event_id": "e1", "user_id": "u1", "ad_id": "a1"}
 
 
 def test_an_event_is_an_impression_or_a_label():
-    assert get_args(requests.EventKind) == (users.IMPRESSION, *LABELS)
+    assert get_args(requests.EventKind) == (requests.IMPRESSION, *LABELS)
     assert tuple(LABELS) == users.ACTIONS
 
 
