@@ -98,8 +98,9 @@ def check_filtered_search(kind: str, factory: str, index: Any, queries: np.ndarr
     if any((rows < 0).any() for rows in found):
         raise ValueError(
             f"index kind {kind!r}: expected an index that finds as many ads as there are, got "
-            f"{factory!r}, which finds fewer. Use a flat or IVF index, or an HNSW index without a "
-            "transform before it."
+            f"{factory!r}, which finds fewer. Use a flat index, an IVF index whose cells are not "
+            "found by a graph (IVF256, not IVF256_HNSW32), or an HNSW index without a transform "
+            "before it."
         )
 
 

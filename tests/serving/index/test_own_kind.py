@@ -99,6 +99,7 @@ def fails(self, *arguments):
         ("IVF8,PQ8x4fs", {}, "expected an index whose vectors can be read from its file, as"),
         ("PCA8,IVF8,PQ8x4fs", {}, "expected an index whose vectors can be read from its file"),
         ("PCA8,HNSW16,Flat", {}, "expected an index that finds as many ads as there are, got 'PCA"),
+        ("IVF64_HNSW2,Flat", {}, r"expected an index that finds .* \(IVF256, not IVF256_HNSW32\)"),
         ("IVF8,Flat", {"train": does_nothing}, "expected a trained index after `train`"),
         ("Flat", {"train": adds}, "expected an empty index after `train`, got one with 10 vectors"),
         ("IVF400,Flat", {}, "`train` failed with RuntimeError: .*clusters"),
