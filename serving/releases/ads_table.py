@@ -134,10 +134,10 @@ def _field(field: Field, column: pa.Array) -> pa.Array:
         return _vectors(field, column)
     if field.kind == "numeric":
         return _numbers(field.name, column)
-    if field.kind in ("categorical", "text"):
-        texts = _strings(field.name, column, f"a {field.kind} field")
-        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-    return _lists(field, column)
+    if field.is_list:
+        return _lists(field, column)
+    texts = _strings(field.name, column, f"a {field.kind} field")
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _lists(field: Field, column: pa.Array) -> pa.Array:

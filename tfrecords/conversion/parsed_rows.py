@@ -170,7 +170,11 @@ def normalize(
             stored[field.name] = pa.array(_narrow(values))
         elif field.kind == "dense":
             stored[field.name] = columns.checked_vectors(faults, field, table[field.source])
-        elif field.kind in ("categorical", "text"):
+        elif field.is_list:
+            stored[field.name], strings[field.name] = columns.coded_lists(
+                field, table[field.source]
+            )
+        else:
             column = table[field.source]
             if field.calendar is not None:
                 times = columns.checked_times(
@@ -178,10 +182,6 @@ def normalize(
                 )
                 column = pa.chunked_array([columns.calendar_values(times, field.calendar)])
             stored[field.name], strings[field.name] = columns.coded_strings(column)
-        else:
-            stored[field.name], strings[field.name] = columns.coded_lists(
-                field, table[field.source]
-            )
     ads, strings[AD] = columns.coded_keys(table, schema.ad_key)
     stored[AD] = columns.smallest_codes(ads)
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.

@@ -23,7 +23,7 @@ from tfrecords.columns import (
 )
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, side_tables, table_files
-from tfrecords.schema import KINDS, LABELS, Schema
+from tfrecords.schema import LABELS, Schema
 
 # Line 1 may name the delimiter, and the next one the columns.
 _MAX_FIRST_LINE = 3
@@ -327,9 +327,10 @@ def _log_columns(schema: Schema) -> set[str]:
 
 def list_columns(schema: Schema) -> set[str]:
     """Returns the columns that may hold lists."""
-    kinds = {kind: {f.source for f in schema.logged_fields if f.kind == kind} for kind in KINDS}
-    scalars = kinds["categorical"] | kinds["numeric"] | kinds["text"] | _log_columns(schema)
-    return (kinds["categorical_list"] | kinds["dense"] | set(schema.show)) - scalars
+    lists = [field for field in schema.logged_fields if field.is_list or field.kind == "dense"]
+    scalars = {field.source for field in schema.logged_fields if field not in lists}
+    columns = {field.source for field in lists} | set(schema.show)
+    return columns - scalars - _log_columns(schema)
 
 
 def _is_ad(schema: Schema, column: str) -> bool:
