@@ -7,6 +7,7 @@ import numpy as np
 
 from tfrecords import columns, records
 from tfrecords.card import model, statistics
+from tfrecords.schema import LABELS
 
 _DAY_SECONDS = 86_400.0
 # Seconds since 1970 that Python can write as a date: the years 1 to 9999.
@@ -18,14 +19,14 @@ def describe(profile: records.TimeProfile, by_unit: Mapping[str, int]) -> model.
     low, high = profile.low, profile.high
     unit = columns.unit_of(by_unit)
     edges = np.linspace(low, high, len(profile.rows) + 1).tolist()
-    counts = {
-        "click": (profile.click_positive, profile.click_known),
-        "engagement": (profile.engagement_positive, profile.engagement_known),
-    }
+    counts = profile.model_extra or {}
     rates = {
-        label: [statistics.share(*counted) for counted in zip(positive, known, strict=True)]
-        for label, (positive, known) in counts.items()
-        if positive is not None and known is not None
+        label: [
+            statistics.share(*counted)
+            for counted in zip(counts[f"{label}_positive"], counts[f"{label}_known"], strict=True)
+        ]
+        for label in LABELS
+        if f"{label}_known" in counts
     }
     return model.TimeSummary(
         by_time=profile.by_time,

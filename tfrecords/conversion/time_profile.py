@@ -10,10 +10,9 @@ import numpy as np
 
 from tfrecords import records
 from tfrecords.conversion import parsed_rows, splitting
-from tfrecords.schema import MISSING_LABEL
+from tfrecords.schema import LABELS, MISSING_LABEL
 
 NUM_BINS = 60
-_LABELS = ("click", "engagement")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Bins:
         return cls(float(keys.time.min()), float(keys.time.max()), True)
 
     def count(self, rows: parsed_rows.Rows, first_row: int) -> dict[str, np.ndarray]:
-        """Counts the rows [T] of a chunk, and the known [T] and positive [T] rows of each label."""
+        """Counts the rows [T] of a chunk, and the known and positive rows [T] of labels."""
         if self.by_time:
             at = rows.array(parsed_rows.TIME)
         else:
@@ -40,13 +39,13 @@ class Bins:
         span = max(self.high - self.low, np.finfo(np.float64).tiny)
         bins = np.clip(((at - self.low) / span * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
         counts = {"rows": np.bincount(bins, minlength=NUM_BINS)}
-        for label in _LABELS:
-            column = parsed_rows.LABEL_COLUMNS[label]
-            if column in rows.columns.column_names:
+        for name, label in LABELS.items():
+            column = parsed_rows.LABEL_COLUMNS[name]
+            if column in rows.columns.column_names and not label.is_amount:
                 values = rows.array(column)
                 known = values != MISSING_LABEL
-                counts[f"{label}_known"] = np.bincount(bins[known], minlength=NUM_BINS)
-                counts[f"{label}_positive"] = np.bincount(bins[values == 1], minlength=NUM_BINS)
+                counts[f"{name}_known"] = np.bincount(bins[known], minlength=NUM_BINS)
+                counts[f"{name}_positive"] = np.bincount(bins[values == 1], minlength=NUM_BINS)
         return counts
 
     def add(self, chunks: Iterable[Mapping[str, np.ndarray]]) -> records.TimeProfile:

@@ -217,18 +217,18 @@ class TimeProfile(pydantic.BaseModel):
         high: End of the last bin.
         by_time: Whether the bins are time spans.
         rows: Rows of each bin [T].
-        click_known, engagement_known: Rows that have the label [T]; None: the log lacks it.
-        click_positive, engagement_positive: Rows whose label is 1 [T].
+
+    Labels of 0 or 1 are further attributes: rows that have the label [T], such as `click_known`,
+    and rows where it is 1 [T], such as `click_positive`.
     """
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[int]]
 
     low: float
     high: float
     by_time: bool
     rows: list[int]
-    click_known: list[int] | None = None
-    click_positive: list[int] | None = None
-    engagement_known: list[int] | None = None
-    engagement_positive: list[int] | None = None
 
 
 class Profile(pydantic.BaseModel):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import scripts_in_forks
 
-from tfrecords import card, convert, events, pages, reader
+from tfrecords import card, convert, events, pages, reader, records
 from tfrecords import schema as schema_lib
 from tfrecords.card import model, rejects, split_counts, statistics, time
 
@@ -744,6 +744,15 @@ def test_the_entry_of_a_label_says_whether_it_needs_a_click(tmp_path, monkeypatc
     found = texts(card.build_card(converted(tmp_path, f"q,ad,clicked,saved\n{rows}", schema)))
     # 0, 4, …, 76.
     assert ("20 train rows have engagement without a click." in found) == needs_click
+
+
+def test_each_label_of_0_or_1_is_shown_over_time(built_of_data_set, monkeypatch):
+    assert list(built_of_data_set.time.rates) == ["click", "engagement"]
+    profile = records.TimeProfile(
+        low=0.0, high=2.0, by_time=False, rows=[2, 2], cart_known=[2, 1], cart_positive=[1, 0]
+    )
+    monkeypatch.setitem(schema_lib.LABELS, "cart", schema_lib.Label("cart", after="click"))
+    assert time.describe(profile, {}).rates == {"cart": [0.5, 0.0]}
 
 
 def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
