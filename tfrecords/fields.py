@@ -17,9 +17,10 @@ NUMERIC_LIST = "numeric_list"
 # Kinds that are encoded as vectors.
 VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
+IMPRESSION = "impression"
 # Events that histories can list: an impression, and labels that are events. The latter are also
 # attributes of `events.Events`.
-EVENTS = ("impression", "click", "engagement")
+EVENTS = (IMPRESSION, "click", "engagement")
 # `of` of a history or rate whose values are the ids of ads.
 AD = "ad"
 CALENDARS = ("hour", "weekday", "month")
@@ -211,7 +212,7 @@ class Field:
     @property
     def is_age(self) -> bool:
         """Whether a rate is the age of the value; see `conversion.event_rates`."""
-        return self.is_rate and self._listed_events == ("impression",)
+        return self.is_rate and self._listed_events == (IMPRESSION,)
 
     @property
     def is_computed(self) -> bool:

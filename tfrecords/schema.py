@@ -35,6 +35,7 @@ from tfrecords.fields import (
     AD,
     CALENDARS,
     EVENTS,
+    IMPRESSION,
     KINDS,
     NUMERIC_LIST,
     SIDES,
@@ -51,6 +52,7 @@ __all__ = [
     "AD",
     "CALENDARS",
     "EVENTS",
+    "IMPRESSION",
     "KINDS",
     "LABELS",
     "MISSING_LABEL",
@@ -325,7 +327,7 @@ class Schema:
 
     def _faults_of_computed(self, kind: str, field: Field) -> Iterator[str]:
         for event in field.event:
-            if event not in ("impression", "click", *self.labels):
+            if event not in (IMPRESSION, "click", *self.labels):
                 yield (
                     f"the {kind} {field.name!r} counts {event}s, but the schema names no {event} "
                     "column."

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from serving import errors
 from serving.impressions.impression_rows import METADATA, USER_ID
 from tfrecords import schema as schema_lib
-from tfrecords.schema import LABELS
+from tfrecords.schema import IMPRESSION, LABELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _with_known_events(field: dict[str, Any], labels: Sequence[str]) -> dict[str
     """Returns a field without the events that are not in the feedback; None: none are left."""
     event = field.get("event", [])
     events = [event] if isinstance(event, str) else event
-    counted = [name for name in events if name in ("impression", *labels)]
+    counted = [name for name in events if name in (IMPRESSION, *labels)]
     if len(counted) == len(events):
         return field
     return {**field, "event": counted} if counted else None

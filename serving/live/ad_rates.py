@@ -22,7 +22,7 @@ from serving import errors, index, requests
 from serving.index import AD_ID
 from tfrecords import terminal
 from tfrecords.fields import is_number
-from tfrecords.schema import AD
+from tfrecords.schema import AD, IMPRESSION
 
 Embed = Callable[[pa.Table], tuple[np.ndarray, np.ndarray]]
 """Maps raw ads [B] to embeddings [B, D] and features [B, F]; see `releases.AdTower`."""
@@ -120,7 +120,7 @@ class AdRates:
                 and the rate into one column each of the ad features.
         """
         known = {field["name"]: field["of"] for field in self._fields}
-        ages = {field["name"] for field in self._fields if "impression" in field["event"]}
+        ages = {field["name"] for field in self._fields if IMPRESSION in field["event"]}
         for name, numbers in rates.items():
             if name not in known:
                 hint = terminal.suggestion_for(str(name), known)

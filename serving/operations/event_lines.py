@@ -9,6 +9,7 @@ from typing import Any
 from serving import errors, requests, users
 from serving.users import StoredEvent
 from tfrecords import terminal
+from tfrecords.schema import IMPRESSION
 
 # Rejected lines whose reasons are shown.
 _MAX_EXAMPLES = 3
@@ -139,8 +140,8 @@ def _parsed(line: Any, now: float) -> tuple[str, StoredEvent] | None:
 def _kind(line: dict[str, Any]) -> str:
     """Returns the kind of a line, which has exactly one; a label of 0 does not count."""
     given = {kind: line[kind] for kind in users.ACTIONS if line.get(kind) is not None}
-    if not given and line.get(requests.IMPRESSION) == 1:
-        return requests.IMPRESSION
+    if not given and line.get(IMPRESSION) == 1:
+        return IMPRESSION
     if any(value not in (0, 1) for kind, value in given.items() if kind not in requests.AMOUNTS):
         raise ValueError(f"expected 0 or 1, got {given}")
     # An amount of 0 is a label if the line has other kinds, and an event if it has none.

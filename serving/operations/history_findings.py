@@ -261,8 +261,8 @@ def _kept(events: Sequence[UserEvent], time: float) -> list[UserEvent]:
         (e for e in events if time - _STORE.ttl_seconds <= e.time < time),
         key=lambda event: (event.time, event.event_id or ""),
     )
-    shown = [event for event in ordered if event.event == "impression"]
-    acted = [event for event in ordered if event.event != "impression"]
+    shown = [event for event in ordered if event.event == schema.IMPRESSION]
+    acted = [event for event in ordered if event.event != schema.IMPRESSION]
     return [*acted[-_STORE.max_actions :], *shown[-_STORE.max_impressions :]]
 
 
@@ -295,12 +295,12 @@ def _events(
     """
     found: dict[tuple[str, str], UserEvent] = {}
     received: dict[tuple[str, str], float] = {}
-    lists_impressions = any("impression" in field.event for field in plan.histories)
+    lists_impressions = any(schema.IMPRESSION in field.event for field in plan.histories)
     for table in tables:
         if lists_impressions and impressions.counts_as_shown(table):
             for row in table.select(list(_COLUMNS)).to_pylist():
                 key = f"{row['_request_id']}/{row['_ad_id']}"
-                event = UserEvent("impression", row["_time"], row["_ad_id"], {}, key)
+                event = UserEvent(schema.IMPRESSION, row["_time"], row["_ad_id"], {}, key)
                 found.setdefault((row["_user_id"], key), event)
                 received.setdefault((row["_user_id"], key), event.time)
     for file in lines:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from serving import errors, impressions, requests, users
 from serving.operations import event_lines
 from serving.users import StoredEvent
+from tfrecords.schema import IMPRESSION
 
 # Number of events per write.
 _CHUNK = 5_000
@@ -129,4 +130,4 @@ def _impressions(
     for row in table.select([*_IDS, *fields]).to_pylist():
         request_id, user_id, ad_id, time = (row.pop(name) for name in _IDS)
         # The service's id of the impression, by which the store recognizes it.
-        yield user_id, StoredEvent(f"{request_id}/{ad_id}", "impression", ad_id, time), row
+        yield user_id, StoredEvent(f"{request_id}/{ad_id}", IMPRESSION, ad_id, time), row

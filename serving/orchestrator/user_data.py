@@ -24,6 +24,7 @@ from serving import errors, requests, users
 from serving.config import UserStoreConfig
 from serving.orchestrator import service_metrics
 from serving.users import CircuitBreaker, StoredEvent, User
+from tfrecords.schema import IMPRESSION
 
 _logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class UserData:
             self._drop(len(answer.ads))
             return
         shown = [
-            StoredEvent(f"{answer.request_id}/{ad.ad_id}", "impression", ad.ad_id, asked_at)
+            StoredEvent(f"{answer.request_id}/{ad.ad_id}", IMPRESSION, ad.ad_id, asked_at)
             for ad in answer.ads
         ]
         self._queue.append([(user_id, event) for event in shown])

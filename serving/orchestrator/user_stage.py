@@ -13,9 +13,9 @@ from typing import Any
 
 from serving import errors, live, manifest, requests
 from serving.orchestrator import user_data
-from serving.requests import IMPRESSION
 from serving.users import User
 from tfrecords import histories, schema
+from tfrecords.schema import IMPRESSION
 
 _UNKNOWN_USER = User()
 

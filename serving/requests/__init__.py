@@ -27,7 +27,6 @@ from serving.requests.filter_fields import FilterFields
 from serving.requests.parsing import joined, parse, refusal, shortened
 from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
 from serving.requests.request import (
-    IMPRESSION,
     MAX_AD_ID_BYTES,
     MAX_DEADLINE_MS,
     MAX_ID_LENGTH,
@@ -53,7 +52,6 @@ from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
     "AMOUNTS",
-    "IMPRESSION",
     "MAX_AD_ID_BYTES",
     "MAX_DEADLINE_MS",
     "MAX_ID_LENGTH",

@@ -13,7 +13,7 @@ import numpy as np
 import pydantic
 import pydantic_core
 
-from tfrecords.schema import LABELS
+from tfrecords.schema import IMPRESSION, LABELS
 
 ReleaseName = Literal["stable", "canary"]
 RELEASES: tuple[ReleaseName, ...] = get_args(ReleaseName)
@@ -29,7 +29,6 @@ MAX_ID_LENGTH = 256
 MAX_AD_ID_BYTES = 1_024
 # Ten years.
 MAX_HOURS = 87_600
-IMPRESSION = "impression"
 # An impression, or a label. A type checker knows only literals that are written out.
 if TYPE_CHECKING:
     EventKind = str
@@ -121,7 +120,7 @@ def _with_valid_keys(counts: dict[str, int]) -> dict[str, int]:
 def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
     # Frequency caps may also differ in the events that they count.
     counted = [
-        (rule.field, getattr(rule, "event", None) or "impression", getattr(rule, "hours", None))
+        (rule.field, getattr(rule, "event", None) or IMPRESSION, getattr(rule, "hours", None))
         for rule in rules
     ]
     for rule, key in zip(rules, counted, strict=True):

@@ -6,8 +6,8 @@ from typing import Any
 
 from serving import errors
 from serving.requests import filter_fields, parsing, request
-from serving.requests.request import IMPRESSION
 from tfrecords import terminal
+from tfrecords.schema import IMPRESSION
 
 _KINDS = ("categorical", "categorical_list", "text")
 

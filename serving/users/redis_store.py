@@ -25,7 +25,6 @@ from redis.asyncio import retry
 
 from serving import errors, redis_address
 from serving.config import UserStoreConfig
-from serving.requests import IMPRESSION
 from serving.users.store import (
     ERASED_SECONDS,
     StoredEvent,
@@ -34,6 +33,7 @@ from serving.users.store import (
     latest_time,
     note_change,
 )
+from tfrecords.schema import IMPRESSION
 
 # KEYS: profile, actions, impressions, ids, erased.
 # ARGV: time to live in seconds, earliest time, maximum of actions and of impressions, current time;

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 from serving import errors
 from serving.config import UserStoreConfig
-from serving.requests import IMPRESSION
 from serving.users.store import (
     ERASED_SECONDS,
     StoredEvent,
@@ -30,6 +29,7 @@ from serving.users.store import (
     latest_time,
     note_change,
 )
+from tfrecords.schema import IMPRESSION
 
 _Result = TypeVar("_Result")
 

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from serving import requests
 from serving.config import UserStoreConfig
-from serving.requests import IMPRESSION
-from tfrecords.schema import LABELS
+from tfrecords.schema import IMPRESSION, LABELS
 
 _logger = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ from tfrecords import files
 from tfrecords.conversion import user_events
 from tfrecords.conversion.parsed_rows import EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
 from tfrecords.histories import SECONDS_PER_DAY
-from tfrecords.schema import LABELS, MISSING_LABEL, Field
+from tfrecords.schema import IMPRESSION, LABELS, MISSING_LABEL, Field
 
 SMOOTHING = 50.0
 _IMPRESSIONS, _EVENTS, _OVERALL = "impressions", "events", "overall.json"
@@ -159,7 +159,7 @@ def load(field: Field, directory: pathlib.Path) -> EventRates:
 
 def _histories(field: Field) -> dict[str, Field]:
     """Returns the histories of a value that its rate counts, by the name of their folder."""
-    counted = {_IMPRESSIONS: ("impression",)} | ({} if field.is_age else {_EVENTS: field.event})
+    counted = {_IMPRESSIONS: (IMPRESSION,)} | ({} if field.is_age else {_EVENTS: field.event})
     return {
         name: Field(
             field.name, "history", "query", of=field.of, event=event,

@@ -22,7 +22,7 @@ from tfrecords import encoding, files, histories, records
 from tfrecords.columns import KeyIndex, Strings, first_seen
 from tfrecords.conversion.parsed_rows import AD, EVENT_TIMES, LABEL_COLUMNS, TIME, USER, Rows
 from tfrecords.schema import AD as OF_AD
-from tfrecords.schema import EVENTS, Field
+from tfrecords.schema import EVENTS, IMPRESSION, Field
 
 MAX_AT_ONCE = 4_000_000
 # Users are counted by the first bits of their fingerprints, which are grouped into ranges.
@@ -224,7 +224,7 @@ def _events(field: Field, rows: Rows, values: KeyIndex) -> dict[str, np.ndarray]
     parts = []
     for kind in field.event:
         chosen = value >= 0
-        if kind != "impression":
+        if kind != IMPRESSION:
             chosen &= rows.array(LABEL_COLUMNS[kind]) == 1
         at = EVENT_TIMES.get(kind)
         times = rows.array(at if at is not None and at in names else TIME)

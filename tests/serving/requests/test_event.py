@@ -5,13 +5,13 @@ from typing import get_args
 import pytest
 
 from serving import errors, requests, users
-from tfrecords.schema import LABELS
+from tfrecords.schema import IMPRESSION, LABELS
 
 IDS = {"event_id": "e1", "user_id": "u1", "ad_id": "a1"}
 
 
 def test_an_event_is_an_impression_or_a_label():
-    assert get_args(requests.EventKind) == (requests.IMPRESSION, *LABELS)
+    assert get_args(requests.EventKind) == (IMPRESSION, *LABELS)
     assert tuple(LABELS) == users.ACTIONS
 
 
