@@ -16,12 +16,24 @@ from typing import Any
 import numpy as np
 
 from serving.index import exact_search, index_build, kinds, search
-from serving.index.kinds import MIN_ADS_TO_TRAIN, IndexConfig
 from serving.index.tuning import index_trials
 from tfrecords import terminal
 
 # Up to this number of ads, `auto` also tries kinds without rescoring.
 _SMALL = 200_000
+# Options of each kind to try.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "Flat": {"kind": "Flat"},
+    "IVF": {"kind": "IVF", "storage": "float"},
+    "IVFSQ8": {"kind": "IVF", "storage": "SQ8"},
+    "IVFPQ": {"kind": "IVFPQ"},
+    "IVFPQbf16": {"kind": "IVFPQ", "refine": "SQbf16"},
+    "HNSW": {"kind": "HNSW", "storage": "float"},
+    "HNSWSQ8": {"kind": "HNSW", "storage": "SQ8"},
+}
+KINDS_TO_TRY = tuple(_OPTIONS)
+# Graphs are built on one thread to be deterministic, which takes an hour for a million ads.
+MAX_GRAPH_ADS = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +66,8 @@ def structures(config: kinds.IndexConfig, num_ads: int) -> list[kinds.IndexConfi
 
     Exact search is first if it may be fast enough.
     """
-    flat = dataclasses.replace(config, kind="Flat")
-    cells = dataclasses.replace(config, kind="IVF", storage="SQ8")
-    codes = dataclasses.replace(config, kind="IVFPQ")
-    finer = dataclasses.replace(codes, refine="SQbf16")
-    return [flat, cells, codes] if num_ads <= _SMALL else [codes, finer]
+    names = ("Flat", "IVFSQ8", "IVFPQ") if num_ads <= _SMALL else ("IVFPQ", "IVFPQbf16")
+    return [dataclasses.replace(config, **_OPTIONS[name]) for name in names]
 
 
 def tune_index(
@@ -193,32 +202,27 @@ def _in_time(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
     return trial.p99_ms is not None and trial.p99_ms <= config.latency_budget_ms
 
 
-KINDS_TO_TRY = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "IVFPQbf16", "HNSW", "HNSWSQ8")
-# Graphs are built on one thread to be deterministic, which takes an hour for a million ads.
-MAX_GRAPH_ADS = 200_000
-
-
 def structures_to_try(
-    targets: IndexConfig,
+    targets: kinds.IndexConfig,
     num_ads: int,
-    kinds: list[str] | None,
+    names: list[str] | None,
     num_lists: list[str | None],
-) -> list[IndexConfig]:
+) -> list[kinds.IndexConfig]:
     """Returns the configs to try, for `tune_index`.
 
     Args:
         targets: Targets and other options of all configs.
         num_ads: Number of ads N.
-        kinds: Names from `KINDS_TO_TRY`. None tries all, graphs only up to `MAX_GRAPH_ADS`.
+        names: Names from `KINDS_TO_TRY`. None tries all, graphs only up to `MAX_GRAPH_ADS`.
         num_lists: Numbers of cells to try for IVF and IVFPQ. None uses the default.
 
     Raises:
         ValueError: A kind is unknown, or a number of cells is not a positive number.
     """
-    if kinds is None:
+    if names is None:
         small = num_ads <= MAX_GRAPH_ADS
-        kinds = [kind for kind in KINDS_TO_TRY if small or not kind.startswith("HNSW")]
-    unknown = set(kinds) - set(KINDS_TO_TRY)
+        names = [name for name in KINDS_TO_TRY if small or _OPTIONS[name]["kind"] != "HNSW"]
+    unknown = set(names) - set(KINDS_TO_TRY)
     if unknown:
         first = min(unknown)
         raise ValueError(
@@ -230,15 +234,12 @@ def structures_to_try(
             "--num_lists: expected numbers such as 256,1024, got "
             f"{','.join(map(str, num_lists))!r}."
         )
-    if num_ads < MIN_ADS_TO_TRAIN:
-        kinds = [kind for kind in kinds if kind in ("Flat", "HNSW")] or ["Flat"]
+    if num_ads < kinds.MIN_ADS_TO_TRAIN:
+        names = [name for name in names if name in ("Flat", "HNSW")] or ["Flat"]
     tried = []
-    for kind in kinds:
-        stored = "SQ8" if kind.endswith("SQ8") else "float"
-        refine = "SQbf16" if kind.endswith("bf16") else targets.refine
-        name = kind.removesuffix("SQ8").removesuffix("bf16")
-        config = dataclasses.replace(targets, kind=name, storage=stored, refine=refine)
-        cells = num_lists if kind.startswith("IVF") else [None]
+    for name in names:
+        config = dataclasses.replace(targets, **_OPTIONS[name])
+        cells = num_lists if config.kind in ("IVF", "IVFPQ") else [None]
         for count in cells:
             lists = None if count is None else int(count)
             tried.append(dataclasses.replace(config, num_lists=lists))
