@@ -1,0 +1,32 @@
+"""The tables that have an entry for each kind of a raw field."""
+
+import json
+import re
+from typing import get_args
+
+from repository import ROOT
+
+from serving.impressions import impression_rows
+from serving.releases import models
+from serving.requests import filter_fields
+from serving.service.rest import schemas
+from tfrecords.schema import KINDS, Field
+
+OPTIONS = {"dense": {"length": 2}, "history": {"of": "ad", "event": ("impression", "click")}}
+FIELDS = [Field("field", kind, "query", **OPTIONS.get(kind, {})) for kind in KINDS]
+
+
+def test_each_raw_kind_has_a_tensor_a_column_of_the_impression_log_and_a_description():
+    kinds = {kind for field in FIELDS for kind in field.inputs.values()}
+    assert set(models._INPUTS) == kinds
+    assert set(impression_rows._TYPES) == kinds
+    assert set(get_args(schemas.RawField.model_fields["kind"].annotation)) == kinds
+
+
+def test_the_console_offers_the_conditions_that_fields_of_each_kind_take():
+    script = (ROOT / "serving/service/console/static/filters.js").read_text()
+    (table,) = re.findall(r"const OPERATORS = \{(.*?)\n\};", script, re.DOTALL)
+    offered = dict(re.findall(r"(\w+): (\[.*\]),", table))
+    assert {kind: set(json.loads(parts)) for kind, parts in offered.items()} == {
+        kind: set(parts) for kind, parts in filter_fields._PARTS.items()
+    }
