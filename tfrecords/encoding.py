@@ -92,7 +92,7 @@ class FittedSchema:
         statistics = self.statistics[field.name]
         if field.is_vector:
             return 2  # missing or not
-        if field.kind == "numeric":
+        if field.is_bucketed:
             return len(statistics.boundaries) + 2
         return 1 + len(statistics.vocabulary) + field.num_oov_buckets
 
@@ -140,7 +140,7 @@ class FittedSchema:
                 name: {
                     f.name: list(getattr(self.statistics[f.name], name))
                     for f in self.schema.fields
-                    if f.kind == "numeric"
+                    if f.is_bucketed
                 }
                 for name in ("boundaries", "coarse")
             },
@@ -202,9 +202,9 @@ class Encoder(tf.Module):
     def __init__(self, fitted: FittedSchema, fields: Sequence[Field]) -> None:
         super().__init__(name="encoder")
         self.fields = tuple(fields)
-        self._strings = [f for f in fields if f.kind != "numeric" and not f.is_vector]
+        self._strings = [f for f in fields if not f.is_bucketed and not f.is_vector]
         self._texts = {f.name: texts.encoder_of(f) for f in fields if f.kind == "text"}
-        self._numeric = [field for field in fields if field.kind == "numeric"]
+        self._numeric = [field for field in fields if field.is_bucketed]
         vocabularies = [fitted.statistics[field.name].vocabulary for field in self._strings]
         self._salts = np.array([_salt(field.name) for field in self._strings], np.int64)
         self._num_oov = np.array([f.num_oov_buckets for f in self._strings], np.int64)
@@ -265,7 +265,7 @@ class Encoder(tf.Module):
         Returns:
             [B] int32 ids.
         """
-        look_up = self._look_up_numbers if field.kind == "numeric" else self._look_up_strings
+        look_up = self._look_up_numbers if field.is_bucketed else self._look_up_strings
         return look_up(values[:, None], [field])[:, 0]
 
     def encode_vectors(self, field: Field, values: tf.Tensor) -> tf.Tensor:

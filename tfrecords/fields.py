@@ -253,6 +253,11 @@ class Field:
         return {self.name: "categorical_list", self.age_input: NUMERIC_LIST, **events}
 
     @property
+    def is_bucketed(self) -> bool:
+        """Whether an encoded value is the bucket of a number."""
+        return self.kind == "numeric"
+
+    @property
     def is_vector(self) -> bool:
         """Whether an encoded value is a vector, not ids."""
         return self.kind in VECTOR_KINDS

@@ -44,8 +44,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
         query_fields, ad_fields = fitted.schema.query_fields, fitted.schema.ad_fields
         fields = [f for f in (*query_fields, *ad_fields) if not f.is_vector]
         sizes = [
-            fitted.num_coarse_buckets(f) if f.kind == "numeric" else fitted.cardinality(f)
-            for f in fields
+            fitted.num_coarse_buckets(f) if f.is_bucketed else fitted.cardinality(f) for f in fields
         ]
         first = dict(zip(fields, np.cumsum([0, *sizes]).tolist(), strict=False))
         padding = [first[field] for field in fields if field.is_list]
@@ -91,12 +90,12 @@ class TableRows:
         strings = [
             (np.arange(span.start, span.stop), np.full(span.stop - span.start, first[field]))
             for field, span in encoding.value_columns(fields)
-            if field in first and field.kind != "numeric"
+            if field in first and not field.is_bucketed
         ]
         columns, rows = zip(*strings, strict=True) if strings else ((), ())
         self._columns = np.concatenate([*columns, np.empty(0)]).astype(np.int32)
         self._first = np.concatenate([*rows, np.empty(0)]).astype(np.int32)
-        numeric = [first[field] for field in fields if field.kind == "numeric"]
+        numeric = [first[field] for field in fields if field.is_bucketed]
         self._numeric = numbers.coarse_rows(fitted, fields, numeric)
 
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:

@@ -72,10 +72,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._l2 = l2
         self._frequency_stddev = frequency_stddev
         self._ads = ads
-        kinds = [field.kind for field in fields]
         lists = [i for i, field in enumerate(fields) if field.is_list]
-        strings = [i for i, kind in enumerate(kinds) if kind == "categorical"] + lists
-        numeric = [i for i, kind in enumerate(kinds) if kind == "numeric"]
+        strings = [i for i, field in enumerate(fields) if field.kind == "categorical"] + lists
+        numeric = [i for i, field in enumerate(fields) if field.is_bucketed]
         columns = [
             np.arange(span.start, span.stop, dtype=np.int32)
             for _, span in encoding.value_columns(fields)

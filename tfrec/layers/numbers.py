@@ -41,7 +41,7 @@ class NumberLookup:
     def __init__(
         self, fields: Sequence[schema.Field], tables: Sequence[np.ndarray], dtype: type
     ) -> None:
-        starts = [columns.start for f, columns in encoding.columns(fields) if f.kind == "numeric"]
+        starts = [columns.start for f, columns in encoding.columns(fields) if f.is_bucketed]
         self.num_fields = len(starts)
         self._columns = np.array(starts, np.int32)
         self._first = np.cumsum([0, *map(len, tables)])[:-1].astype(np.int32)
@@ -62,7 +62,7 @@ def coarse_rows(
         fields: The fields of a side.
         first: The row of id 0 of each numeric field.
     """
-    numeric = [field for field in fields if field.kind == "numeric"]
+    numeric = [field for field in fields if field.is_bucketed]
     buckets = [fitted.statistics[field.name].coarse_buckets() for field in numeric]
     rows = [bucket + row for bucket, row in zip(buckets, first, strict=True)]
     return NumberLookup(fields, rows, np.int32)
@@ -70,7 +70,7 @@ def coarse_rows(
 
 def scaled_numbers(fitted: encoding.FittedSchema, fields: Sequence[schema.Field]) -> NumberLookup:
     """Returns a lookup of the logarithm of each number, see `numbers_of_ids`."""
-    numeric = [field for field in fields if field.kind == "numeric"]
+    numeric = [field for field in fields if field.is_bucketed]
     tables = [numbers_of_ids(fitted.statistics[field.name].boundaries) for field in numeric]
     return NumberLookup(fields, tables, np.float32)
 

@@ -94,7 +94,7 @@ def fit(
         if field.is_vector:
             return encoding.FieldStatistics(), 0
         field_counts = [counts(chunk, field.name) for chunk in chunks]
-        if field.kind == "numeric":
+        if field.is_bucketed:
             values = np.concatenate([*field_counts, np.empty(0, np.float32)])
             return fit_numbers(values, field.num_buckets), 0
         distinct = [strings(chunk, strings_of(field)) for chunk in chunks]
@@ -113,7 +113,7 @@ def fit(
     num_distinct = {
         field.name: count
         for field, (_, count) in zip(fields, fitted, strict=True)
-        if field.kind != "numeric" and not field.is_vector
+        if not field.is_bucketed and not field.is_vector
     }
     return encoding.FittedSchema(schema, statistics), num_distinct
 
