@@ -158,7 +158,8 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
 
     Raises:
         FileNotFoundError: The directory does not contain an encoder.
-        ValueError: The vocabularies do not match the fingerprint.
+        ValueError: The vocabularies do not match the fingerprint, or the schema has what this
+            version does not know.
     """
     directory = pathlib.Path(directory)
     path = directory / "encoder.json"
@@ -169,7 +170,12 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
     vocabularies: dict[str, list[str]] = {}
     for name, value in zip(table["field"].to_pylist(), table["value"].to_pylist(), strict=True):
         vocabularies.setdefault(name, []).append(value)
-    schema = schema_from_json(description["schema"])
+    try:
+        schema = schema_from_json(description["schema"])
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error} Another version of tfrec wrote it. Convert the log again."
+        ) from error
     statistics = {
         field.name: FieldStatistics(
             tuple(vocabularies.get(field.name, ())),

@@ -244,3 +244,13 @@ def test_a_missing_encoder_and_missing_statistics_are_refused(tmp_path):
         encoding.load(tmp_path)
     with pytest.raises(ValueError, match=r"No statistics for the fields \['country', 'age', 'sku'"):
         encoding.FittedSchema(SCHEMA, {})
+
+
+def test_a_schema_of_another_version_is_refused_with_its_file(fitted, tmp_path):
+    fitted.save(tmp_path)
+    path = tmp_path / "encoder.json"
+    description = json.loads(path.read_text())
+    description["schema"]["cart"] = "added"
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"encoder.json: .* key 'cart'.* Convert the log again"):
+        encoding.load(tmp_path)
