@@ -65,7 +65,8 @@ class Refinement:
             the first stage finds fewer ads.
         """
         num_candidates = self.num_candidates(k)
-        moved = queries @ self._query_matrix.T
+        # For several queries at once OpenBLAS starts threads, which then spin for milliseconds.
+        moved = np.stack([self._query_matrix @ query for query in queries])
         _, candidates = self.ivf.search(moved, num_candidates, params=parameters)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
