@@ -4,7 +4,7 @@ Shapes: B requests, C candidates, F ad fields.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -69,3 +69,17 @@ class CandidateGroup:
             rows=self.rows[only],
             ad_features=self.ad_features[only],
         )
+
+
+def joined(groups: Sequence[CandidateGroup]) -> CandidateGroup:
+    """Returns groups with the same number of candidates as one group, in their order."""
+    if len(groups) == 1:
+        return groups[0]
+    return dataclasses.replace(
+        groups[0],
+        positions=list(range(sum(len(group.positions) for group in groups))),
+        columns=requests.join_columns([group.columns for group in groups]),
+        scores=np.concatenate([group.scores for group in groups]),
+        rows=np.concatenate([group.rows for group in groups]),
+        ad_features=np.concatenate([group.ad_features for group in groups]),
+    )

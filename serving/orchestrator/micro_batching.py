@@ -1,14 +1,13 @@
 """Micro-batches concurrent requests: those that arrive while a call runs share the next call.
 
-A request that arrives while a thread is free runs at once and alone, so batching never delays it.
-Requests wait only while all threads are busy.
+A request that arrives while a call may start runs at once and alone, so batching never delays it.
+Requests wait only while the maximum number of calls is running.
 """
 
 import asyncio
 import collections
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
-from concurrent import futures
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -22,58 +21,78 @@ class _Waiting(Generic[Item, Result]):
     key: Hashable
     item: Item
     future: "asyncio.Future[Result]"
-    is_late: Callable[[], bool] | None = None
+    timer: asyncio.TimerHandle = dataclasses.field(init=False)
+
+    def give_up(self) -> None:
+        """Ends the wait."""
+        if not self.future.done():
+            self.future.set_exception(TimeoutError("The item waited too long."))
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs a blocking function on batches of items in threads. Use it from one event loop."""
+    """Runs a function on batches of items. Use it from one event loop."""
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
-        executor: futures.Executor,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
-        max_running: int,
-        max_items: int,
+        max_running: Callable[[], int],
+        can_share: Callable[[Sequence[Item]], bool],
     ) -> None:
         """Creates a batcher.
 
         Args:
             run: Maps items to results, in the same order.
-            executor: Executor that `run` is called in.
-            max_running: Maximum number of concurrent calls.
-            max_items: Maximum number of items per call.
+            max_running: Returns the maximum number of concurrent calls.
+            can_share: Returns whether items may share a call; the last of them is to join the
+                others.
         """
         self._run = run
-        self._executor = executor
         self._max_running = max_running
-        self._max_items = max_items
+        self._can_share = can_share
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: collections.deque[_Waiting[Item, Result]] = collections.deque()
 
-    async def submit(self, key: Hashable, item: Item, is_late: Callable[[], bool]) -> Result:
+    @property
+    def num_waiting(self) -> int:
+        """Number of items that wait for a call."""
+        return len(self._waiting)
+
+    async def submit(self, key: Hashable, item: Item, max_wait_seconds: float) -> Result:
         """Returns the result of an item.
 
         Args:
             key: Only items with equal keys share a call.
             item: Argument for `run`.
-            is_late: Returns whether the result is no longer needed.
+            max_wait_seconds: Maximum time until the call starts. It does not count if the call
+                starts at once.
 
         Raises:
-            TimeoutError: The item had to wait, and was late when its turn came.
+            TimeoutError: The item waited longer.
             Exception: `run` raised it for this item.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(key, item, future)
+        if not self._waiting and self._running < self._max_running():
+            self._running += 1
+            try:
+                (result,) = await self._run([item])
+            finally:
+                self._end()
+            return result
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[Item, Result] = _Waiting(key, item, loop.create_future())
+        waiting.timer = loop.call_later(max(max_wait_seconds, 0.0), waiting.give_up)
         self._waiting.append(waiting)
         self._start()
-        # An item that is started at once is never late.
-        waiting.is_late = is_late
-        return await future
+        return await waiting.future
+
+    def _end(self) -> None:
+        self._running -= 1
+        self._start()
 
     def _start(self) -> None:
-        while self._waiting and self._running < self._max_running:
+        """Starts calls for waiting items, up to the maximum number."""
+        while self._waiting and self._running < self._max_running():
             members = self._next()
             if members:
                 self._running += 1
@@ -82,44 +101,44 @@ class Batcher(Generic[Item, Result]):
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def _next(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
-        """Removes the first waiting item and the following ones with the same key."""
-        key = self._waiting[0].key
-        taken: list[tuple[Item, asyncio.Future[Result]]] = []
-        skipped = []
-        while self._waiting and len(taken) < self._max_items:
-            entry = self._waiting.popleft()
-            if entry.future.done():  # The request was canceled.
+    def _next(self) -> list[_Waiting[Item, Result]]:
+        """Removes the first waiting item and the following ones that share its call."""
+        taken: list[_Waiting[Item, Result]] = []
+        left: collections.deque[_Waiting[Item, Result]] = collections.deque()
+        for entry in self._waiting:
+            if entry.future.done():  # It gave up, or the request was canceled.
                 continue
-            if entry.is_late is not None and entry.is_late():
-                entry.future.set_exception(TimeoutError("The item waited too long."))
-            elif entry.key == key:
-                taken.append((entry.item, entry.future))
-            else:
-                skipped.append(entry)
-        self._waiting.extendleft(reversed(skipped))
+            if taken and not self._may_join(entry, taken):
+                left.append(entry)
+                continue
+            entry.timer.cancel()
+            taken.append(entry)
+        self._waiting = left
         return taken
 
-    async def _serve(self, members: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+    def _may_join(
+        self, entry: _Waiting[Item, Result], taken: Sequence[_Waiting[Item, Result]]
+    ) -> bool:
+        items = [*(other.item for other in taken), entry.item]
+        return entry.key == taken[0].key and self._can_share(items)
+
+    async def _serve(self, members: Sequence[_Waiting[Item, Result]]) -> None:
         try:
             await self._resolve(members)
         finally:
-            self._running -= 1
-            self._start()
+            self._end()
 
-    async def _resolve(self, members: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
-        loop = asyncio.get_running_loop()
-        items = [item for item, _ in members]
+    async def _resolve(self, members: Sequence[_Waiting[Item, Result]]) -> None:
         try:
-            results = await loop.run_in_executor(self._executor, self._run, items)
+            results = await self._run([member.item for member in members])
         except Exception as error:
             if len(members) > 1:
                 # One item may have caused the error; the others must not fail with it.
                 for member in members:
                     await self._resolve([member])
-            elif not members[0][1].done():
-                members[0][1].set_exception(error)
+            elif not members[0].future.done():
+                members[0].future.set_exception(error)
             return
-        for (_, future), result in zip(members, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for member, result in zip(members, results, strict=True):
+            if not member.future.done():
+                member.future.set_result(result)

@@ -113,7 +113,11 @@ class Orchestrator:
                 self._observe_ranker,
             )
             self._ranking = ranking_stage.RankingStage(
-                self._ranker, release.manifest.outputs, self.config.ranker, clock
+                self._ranker,
+                release.manifest.outputs,
+                self.config.ranker,
+                self.config.requests_per_call,
+                clock,
             )
         self.admission = admitting or admission.Admission(
             self.config.max_in_flight,

@@ -3,6 +3,7 @@
     time for all candidates          the ranker scores all of them
     time for some                    it scores the best by retrieval; how many follows from the
                                      latency of recent calls and the number of waiting requests
+    all calls are taken              waiting requests with similar deadlines share the next call
     the ranker has no free thread    another replica is called, or the same again until the deadline
     the ranker ends during a call    another replica is called, or the next server at its address
     the call fails otherwise         it is retried once with half of the candidates; a call for
@@ -13,16 +14,15 @@
 Shapes: B requests, C candidates, R ranked candidates.
 """
 
-import asyncio
-import collections
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from serving import errors, requests
 from serving.config import RankingConfig
-from serving.orchestrator import candidates
+from serving.orchestrator import candidates, micro_batching
 from serving.ranker import Pace, Replicas
 from tfrecords import terminal
 
@@ -49,6 +49,15 @@ class Ranking:
     milliseconds: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """Arguments of `RankingStage.rank`."""
+
+    group: candidates.CandidateGroup
+    min_count: int
+    deadline: requests.Deadline
+
+
 class RankingStage:
     """Calls the replicas of a ranker. Not thread-safe: use it from one event loop."""
 
@@ -57,6 +66,7 @@ class RankingStage:
         ranker: Replicas,
         outputs: Mapping[str, str],
         config: RankingConfig,
+        requests_per_call: int,
         clock: Callable[[], float],
     ) -> None:
         """Creates the stage.
@@ -65,6 +75,7 @@ class RankingStage:
             ranker: Replicas of the ranker.
             outputs: Output name of the ranker for each head.
             config: Options.
+            requests_per_call: Maximum number of requests that share a call.
             clock: Returns the time in seconds, for the latency of calls.
         """
         self._ranker = ranker
@@ -72,8 +83,10 @@ class RankingStage:
         self._config = config
         self._clock = clock
         self._pace = Pace()
-        self._waiting = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._requests_per_call = requests_per_call
+        self._batcher = micro_batching.Batcher(
+            self._rank_together, max_running=self._max_calls, can_share=self._can_share
+        )
 
     async def rank(
         self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
@@ -91,37 +104,52 @@ class RankingStage:
             # No ad is eligible.
             nothing = np.empty(group.rows.shape, np.float32)
             return Ranking(dict.fromkeys(self._outputs, nothing), None)
-        if self._time_for_ranking(deadline) <= 0:
+        time_ms = self._time_for_ranking(deadline)
+        if time_ms <= 0:
             return Ranking(None, _no_time(deadline))
-        calls = self._free_calls()
-        self._waiting += 1
+        call = _Call(group, min(found, min_count), deadline)
+        # A shared call ends at the earliest deadline: the others are at most twice as long.
+        octave = math.frexp(deadline.milliseconds)[1]
         try:
-            async with asyncio.timeout(self._time_for_ranking(deadline) / 1000):
-                await calls.acquire()
+            return await self._batcher.submit((found, octave), call, time_ms / 1000)
         except TimeoutError:
             return Ranking(
                 None, f"The ranker was busy until the deadline of {deadline.milliseconds:g} ms."
             )
-        finally:
-            self._waiting -= 1
-        try:
-            return await self._with_retry(group, min(found, min_count), deadline)
-        finally:
-            calls.release()
+
+    def _can_share(self, calls: Sequence[_Call]) -> bool:
+        """Returns whether there is time to rank all candidates of several calls in one."""
+        num_requests = sum(len(call.group.rows) for call in calls)
+        if num_requests > self._requests_per_call:
+            return False
+        found, deadline = calls[0].group.rows.shape[1], _earliest(calls)
+        share_ms = self._share_ms(self._time_for_ranking(deadline), num_requests)
+        return self._affordable(num_requests, found, _min_count(calls), share_ms) == found
+
+    async def _rank_together(self, calls: Sequence[_Call]) -> list[Ranking]:
+        group = candidates.joined([call.group for call in calls])
+        together = await self._with_retry(group, _min_count(calls), _earliest(calls))
+        if together.is_rejected and len(calls) > 1:
+            # One of them may be at fault.
+            rankings = [
+                await self._with_retry(call.group, call.min_count, call.deadline) for call in calls
+            ]
+        else:
+            rankings = _split(together, [len(call.group.rows) for call in calls])
+        return [_finite(call.group, ranking) for call, ranking in zip(calls, rankings, strict=True)]
 
     async def _with_retry(
         self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
     ) -> Ranking:
-        found = group.rows.shape[1]
+        num_requests, found = group.rows.shape
         max_count = found
         while True:
             remaining_ms = self._time_for_ranking(deadline)
             if remaining_ms <= 0:
                 return Ranking(None, _no_time(deadline))
-            # Waiting requests must also be ranked before their deadlines.
-            calls, waiting = self._max_calls(), self._waiting
-            share_ms = remaining_ms * calls / (calls + waiting)
-            count = self._affordable(group.rows.shape[0], max_count, min_count, share_ms)
+            share_ms = self._share_ms(remaining_ms, num_requests)
+            waiting = self._batcher.num_waiting
+            count = self._affordable(num_requests, max_count, min_count, share_ms)
             try:
                 outputs = await self._call(group, count, remaining_ms)
             except errors.RankerError as error:
@@ -132,22 +160,22 @@ class RankingStage:
                 half = max(min_count, found // 2)
                 can_retry = can_retry and not self._ranker.is_paused
                 # One of several requests may be at fault, so each is ranked alone.
-                needs_split = is_rejected and len(group.rows) > 1
+                needs_split = is_rejected and num_requests > 1
                 if max_count < found or half == found or not can_retry or needs_split:
                     return Ranking(None, str(error), is_rejected=is_rejected)
                 max_count = half
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
-            is_bad = np.any([~np.isfinite(values) for values in scores.values()], axis=0)
-            if is_bad.all(axis=1).any():
-                return Ranking(
-                    None, _NOT_FINITE.format("score of every candidate"), is_rejected=True
-                )
             reason = _fewer_reason(count, found, max_count, deadline, waiting)
-            if is_bad.any():
-                scores = {head: np.where(is_bad, 0.0, values) for head, values in scores.items()}
-                reason = " ".join(filter(None, (reason, _bad_scores(group, is_bad))))
             return Ranking(scores, reason, count)
+
+    def _share_ms(self, remaining_ms: float, num_requests: int) -> float:
+        """Returns the part of the time that a call may take.
+
+        Waiting requests must also be ranked before their deadlines.
+        """
+        together = self._max_calls() * num_requests
+        return remaining_ms * together / (together + self._batcher.num_waiting)
 
     async def _call(
         self, group: candidates.CandidateGroup, count: int, remaining_ms: float
@@ -189,44 +217,43 @@ class RankingStage:
     def _max_calls(self) -> int:
         return self._config.max_calls * self._ranker.num_healthy
 
-    def _free_calls(self) -> "_FreeCalls":
-        # Waiting requests belong to an event loop, and so does the ranker's channel.
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._calls = loop, _FreeCalls(self._max_calls)
-        return self._calls
+
+def _earliest(calls: Sequence[_Call]) -> requests.Deadline:
+    return min((call.deadline for call in calls), key=requests.Deadline.remaining_ms)
 
 
-class _FreeCalls:
-    """A semaphore, first come first served, whose limit changes with the number of replicas."""
+def _min_count(calls: Sequence[_Call]) -> int:
+    return max(call.min_count for call in calls)
 
-    def __init__(self, limit: Callable[[], int]) -> None:
-        self._limit = limit
-        self._in_flight = 0
-        self._turns: collections.deque[asyncio.Future[None]] = collections.deque()
 
-    async def acquire(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._turns.append(turn)
-        self._admit()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():
-                self.release()
-            raise
+def _split(ranking: Ranking, lengths: Sequence[int]) -> list[Ranking]:
+    """Returns the parts of a ranking with the given numbers of requests."""
+    if ranking.scores is None:
+        return [ranking] * len(lengths)
+    ends = np.cumsum(lengths)
+    return [
+        dataclasses.replace(
+            ranking,
+            scores={head: scores[end - n : end] for head, scores in ranking.scores.items()},
+        )
+        for end, n in zip(ends, lengths, strict=True)
+    ]
 
-    def release(self) -> None:
-        self._in_flight -= 1
-        self._admit()
 
-    def _admit(self) -> None:
-        while self._turns and self._in_flight < self._limit():
-            turn = self._turns.popleft()
-            # Requests that waited too long are canceled.
-            if not turn.done():
-                self._in_flight += 1
-                turn.set_result(None)
+def _finite(group: candidates.CandidateGroup, ranking: Ranking) -> Ranking:
+    """Returns a ranking whose non-finite scores are 0, which `degraded` says."""
+    if ranking.scores is None:
+        return ranking
+    is_bad = np.any([~np.isfinite(scores) for scores in ranking.scores.values()], axis=0)
+    if not is_bad.any():
+        return ranking
+    if is_bad.all(axis=1).any():
+        return Ranking(None, _NOT_FINITE.format("score of every candidate"), is_rejected=True)
+    return dataclasses.replace(
+        ranking,
+        scores={head: np.where(is_bad, 0.0, scores) for head, scores in ranking.scores.items()},
+        degraded=" ".join(filter(None, (ranking.degraded, _bad_scores(group, is_bad)))),
+    )
 
 
 def _bad_scores(group: candidates.CandidateGroup, is_bad: np.ndarray) -> str:

@@ -25,7 +25,13 @@ from serving.requests.event import (
 )
 from serving.requests.filter_fields import FilterFields
 from serving.requests.parsing import joined, parse, refusal, shortened
-from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
+from serving.requests.query_fields import (
+    Columns,
+    QueryFields,
+    as_finite_float,
+    check_value,
+    join_columns,
+)
 from serving.requests.request import (
     MAX_AD_ID_BYTES,
     MAX_DEADLINE_MS,
@@ -96,6 +102,7 @@ __all__ = [
     "as_finite_float",
     "check_event_time",
     "check_value",
+    "join_columns",
     "joined",
     "milliseconds_text",
     "others_not_added",

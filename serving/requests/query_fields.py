@@ -164,6 +164,20 @@ class QueryFields:
         return f"{group}: unknown field {shortened(name)}.{hint} Known fields: {known}."
 
 
+def join_columns(parts: Sequence[Columns]) -> Columns:
+    """Returns the results of several calls of `QueryFields.columns` as that of one call."""
+    joined: Columns = {}
+    for name, column in parts[0].items():
+        rows = [row for part in parts for row in part[name]]
+        if isinstance(column, list):
+            joined[name] = rows
+        elif column.ndim == 1:
+            joined[name] = np.array(rows, column.dtype)
+        else:
+            joined[name] = _padded(rows, b"" if column.dtype == object else math.nan, column.dtype)
+    return joined
+
+
 def as_finite_float(value: Any) -> float | None:
     """Returns an int or float that float32 can hold as a float, or None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float):

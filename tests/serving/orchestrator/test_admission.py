@@ -50,7 +50,7 @@ def test_admission_is_released_and_a_batch_above_the_limits_is_admitted_alone(cl
 
 def test_a_request_that_would_be_late_is_refused(clock):
     limit = admission.Admission(100, 1_000, clock=clock)
-    for _ in range(100):
+    for _ in range(400):
         answer_in(limit, clock, 0.1)
         # Idle time says nothing about the time of an answer.
         clock.advance(50.0)

@@ -12,7 +12,7 @@ import waiting
 
 from serving import errors, ranker, requests
 from serving.config import OrchestratorConfig, RankingConfig
-from serving.model_server import server
+from serving.model_server import server, tensor_codec
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
 
@@ -52,6 +52,10 @@ def test_the_pace_is_a_linear_fit_of_the_latency():
     # 2.5 ms, and 0.015 for each score.
     assert learned.expected_ms(300) == pytest.approx(7.0)
     assert learned.expected_ms(0) == pytest.approx(2.5)
+
+
+def num_requests(reply):
+    return reply.outputs["click_probability"].tensor_shape.dim[0].size
 
 
 def num_scored(reply):
@@ -364,7 +368,8 @@ def test_concurrent_requests_share_the_time_so_that_all_are_ranked(run, ranker_a
 
     def take_time(reply):
         held(reply)
-        clock.advance(0.02 * num_scored(reply))
+        if num_scored(reply) != 20:  # the probes
+            clock.advance(0.02 * num_scored(reply) * num_requests(reply))
 
     async def scenario(service):
         for _ in range(2):
@@ -372,7 +377,7 @@ def test_concurrent_requests_share_the_time_so_that_all_are_ranked(run, ranker_a
         held.go_on.clear()
         crowd = asyncio.gather(*(service.recommend(hurried) for _ in range(20)))
         # One is being ranked, and the others wait for it.
-        await asyncio.to_thread(waiting.until, lambda: service._ranking._waiting == 19)
+        await asyncio.to_thread(waiting.until, lambda: service._ranking._batcher.num_waiting == 19)
         held.go_on.set()
         return await crowd
 
@@ -381,6 +386,108 @@ def test_concurrent_requests_share_the_time_so_that_all_are_ranked(run, ranker_a
         answers = run(scenario, address, config)
     assert {answer.order for answer in answers} == {"utility"}
     assert sum("Ranked the best" in str(answer.degraded) for answer in answers) >= 12
+
+
+@pytest.fixture
+def ask_together(run, ranker_address):
+    """Asks requests while the only call to the ranker is taken, so that they wait together.
+
+    Returns their answers, and the number of requests of each call. `edit(reply)` may change a reply
+    of a call, or fail it.
+    """
+
+    def ask(asked, edit=lambda reply: None, **options):
+        config = OrchestratorConfig(
+            num_candidates=300,
+            default_deadline_ms=60_000,
+            ranker=RankingConfig(max_calls=1),
+            **options,
+        )
+        held, calls = _Held(), []
+
+        def count(reply):
+            held(reply)
+            if num_scored(reply) != 20:  # the probes
+                calls.append(num_requests(reply))
+                edit(reply)
+
+        async def scenario(service):
+            for _ in range(2):
+                assert (await service.recommend(REQUEST)).degraded is None
+            held.go_on.clear()
+            first = asyncio.create_task(service.recommend(REQUEST))
+            assert await asyncio.to_thread(held.arrived.wait, 60)
+            others = asyncio.gather(*map(service.recommend, asked))
+            await waiting.becomes(lambda: service._ranking._batcher.num_waiting == len(asked))
+            calls.clear()
+            held.go_on.set()
+            await first
+            return await others
+
+        with serving_fixtures.altering_server(ranker_address, count) as address:
+            return run(scenario, address, config), calls[1:]
+
+    return ask
+
+
+def test_requests_that_wait_for_the_ranker_share_a_call(run, ranker_address, ask_together):
+    asked = [
+        serving_fixtures.changed(REQUEST, user={"country": country, "age": age}, k=k)
+        for country, age, k in (("CH", 33, 10), ("DE", 50, 20), ("FR", None, 5), ("CH", 20, 10))
+    ]
+    answers, calls = ask_together(asked)
+    assert calls == [4]
+
+    async def one_by_one(service):
+        return [await service.recommend(request) for request in asked]
+
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
+    for answer, alone in zip(answers, run(one_by_one, ranker_address, config), strict=True):
+        assert answer.degraded is None
+        assert [ad.ad_id for ad in answer.ads] == [ad.ad_id for ad in alone.ads]
+        np.testing.assert_allclose(
+            [ad.utility for ad in answer.ads], [ad.utility for ad in alone.ads], rtol=1e-4
+        )
+
+
+def test_a_shared_call_has_requests_with_similar_deadlines_and_no_more_than_allowed(ask_together):
+    # The others have 60 s.
+    similar, other = (
+        serving_fixtures.changed(REQUEST, deadline_ms=seconds * 1000) for seconds in (50, 20)
+    )
+    asked = [REQUEST, other, similar, *[REQUEST] * 3]
+    answers, calls = ask_together(asked, requests_per_call=3)
+    assert sorted(calls) == [1, 2, 3]
+    assert {answer.degraded for answer in answers} == {None}
+
+
+def test_a_request_with_bad_scores_degrades_no_other_of_its_call(ask_together):
+    def spoil(reply):
+        if num_requests(reply) == 3:
+            for output in reply.outputs.values():
+                scores = tensor_codec.decode(output).copy()
+                scores[1, :7] = np.nan
+                output.CopyFrom(tensor_codec.encode_tensor(scores))
+
+    answers, calls = ask_together([REQUEST] * 3, spoil)
+    assert calls == [3]
+    (degraded,) = {answer.degraded for answer in answers} - {None}
+    assert "7 scores count as 0." in degraded
+    assert [answer.degraded for answer in answers].count(None) == 2
+
+
+def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_call(ask_together):
+    seen = []
+
+    def reject(reply):
+        seen.append(num_requests(reply))
+        # After the held one: the three together; then the second one, and half of its candidates.
+        if seen[-1] == 3 or (3 in seen and len(seen) - seen.index(3) in (3, 4)):
+            raise RuntimeError("injected")
+
+    answers, calls = ask_together([REQUEST] * 3, reject)
+    assert calls == [3, 1, 1, 1, 1]
+    assert sorted(answer.order for answer in answers) == ["retrieval", "utility", "utility"]
 
 
 def test_requests_above_the_limit_are_refused_and_the_others_answered(run, ranker_address):

@@ -2,25 +2,23 @@
 
 import asyncio
 import threading
-from concurrent import futures
 
 import pytest
 
 from serving.orchestrator import micro_batching
 
 
-def never():
-    return False
-
-
 def scenario(main, run, *, max_running=1, max_items=4):
     """Runs `main(batcher)` in an event loop of its own."""
 
     async def with_batcher():
-        with futures.ThreadPoolExecutor(max_running) as executor:
-            return await main(
-                micro_batching.Batcher(run, executor, max_running=max_running, max_items=max_items)
+        return await main(
+            micro_batching.Batcher(
+                lambda items: asyncio.to_thread(run, items),
+                max_running=lambda: max_running,
+                can_share=lambda items: len(items) <= max_items,
             )
+        )
 
     return asyncio.run(with_batcher())
 
@@ -35,11 +33,11 @@ def test_a_request_that_finds_a_free_thread_runs_alone_and_waiting_ones_share_a_
         return [item * 10 for item in items]
 
     async def main(batches):
-        first = asyncio.create_task(batches.submit("a", 1, never))
+        first = asyncio.create_task(batches.submit("a", 1, 60))
         assert await asyncio.to_thread(began.wait, 30)
         assert calls == [[1]]  # At once, and alone.
         keys = "aabaaaa"
-        others = [asyncio.create_task(batches.submit(k, n, never)) for n, k in enumerate(keys, 2)]
+        others = [asyncio.create_task(batches.submit(k, n, 60)) for n, k in enumerate(keys, 2)]
         # After the first step of each task.
         asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(first, *others)
@@ -59,7 +57,7 @@ def test_an_error_fails_only_the_item_that_caused_it():
         return list(items)
 
     async def main(batches):
-        tasks = [asyncio.create_task(batches.submit("a", n, never)) for n in (1, 2, 3, 4)]
+        tasks = [asyncio.create_task(batches.submit("a", n, 60)) for n in (1, 2, 3, 4)]
         # After the first step of each task.
         asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -87,7 +85,7 @@ def test_an_item_that_is_canceled_while_it_waits_is_not_computed():
     held = HeldRun()
 
     async def main(batches):
-        tasks = [asyncio.create_task(batches.submit("a", n, never)) for n in (1, 2, 3)]
+        tasks = [asyncio.create_task(batches.submit("a", n, 60)) for n in (1, 2, 3)]
         assert await asyncio.to_thread(held.began.wait, 30)
         tasks[1].cancel()
         # After the task has ended.
@@ -99,18 +97,18 @@ def test_an_item_that_is_canceled_while_it_waits_is_not_computed():
     assert isinstance(found[1], asyncio.CancelledError)
 
 
-def test_an_item_that_is_late_after_waiting_is_not_computed():
+def test_an_item_that_waits_too_long_is_not_computed():
     held = HeldRun()
 
     async def main(batches):
-        tasks = [
-            asyncio.create_task(batches.submit("a", n, lambda n=n: n in (1, 3))) for n in (1, 2, 3)
-        ]
+        first = asyncio.create_task(batches.submit("a", 1, 0.0))
         assert await asyncio.to_thread(held.began.wait, 30)
-        # After the first step of each task.
-        asyncio.get_running_loop().call_soon(held.go.set)
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        second = asyncio.create_task(batches.submit("a", 2, 60.0))
+        with pytest.raises(TimeoutError):
+            await batches.submit("a", 3, 0.0)
+        held.go.set()
+        return await asyncio.gather(first, second)
 
-    found = scenario(main, held)
-    assert (found[:2], held.calls) == ([1, 2], [[1], [2]])
-    assert isinstance(found[2], TimeoutError)
+    # An item that starts at once is never late.
+    assert scenario(main, held) == [1, 2]
+    assert held.calls == [[1], [2]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import signal
 import subprocess
@@ -102,7 +103,8 @@ def test_calls_are_spread_over_all_replicas(tiny_bundle, replicas):
         answers = await asyncio.gather(*(service.recommend(REQUEST) for _ in range(60)))
         return answers, [proxy.calls - count for proxy, count in zip(replicas, before, strict=True)]
 
-    answers, calls = run(tiny_bundle, joined(replicas), scenario)
+    unshared = dataclasses.replace(PATIENT, requests_per_call=1)
+    answers, calls = run(tiny_bundle, joined(replicas), scenario, unshared)
     assert {answer.degraded for answer in answers} == {None}
     assert len({tuple(ad.ad_id for ad in answer.ads) for answer in answers}) == 1
     assert min(calls) > 0
@@ -196,7 +198,7 @@ def test_second_calls_do_not_double_the_load_when_all_replicas_are_late(
         def is_settled():
             """No second call is left, or all requests that have a turn wait for one replica."""
             healthy = [replica.in_flight for replica in known if replica.is_healthy]
-            has_turn = len(asked) - service._ranking._waiting
+            has_turn = len(asked) - service._ranking._batcher.num_waiting
             return service._ranker._second_calls < 1 or healthy == [has_turn]
 
         await waiting.becomes(is_settled)
@@ -250,7 +252,7 @@ def test_calls_in_flight_stay_limited_while_replicas_come_and_go(tiny_bundle, re
             return sum(replica.in_flight for replica in known)
 
         def queued():
-            return service._ranking._waiting
+            return service._ranking._batcher.num_waiting
 
         asked = [asyncio.create_task(service.recommend(REQUEST)) for _ in range(5)]
         await waiting.becomes(lambda: (in_flight(), queued()) == (3, 2))

@@ -1,5 +1,6 @@
 """Raw query fields of requests."""
 
+import numpy as np
 import pytest
 
 from serving import errors, requests
@@ -21,6 +22,32 @@ def test_booleans_of_categorical_fields_are_true_and_false():
     assert FIELDS.valid(user) == FIELDS.merge({}, user)
     with pytest.raises(errors.InvalidRequestError, match=r"user\.age: .*got True \(bool\)"):
         FIELDS.merge({"age": True}, {})
+
+
+def test_joined_columns_are_those_of_all_rows():
+    kinds = {
+        "country": "categorical",
+        "age": "numeric",
+        "taste": "dense",
+        "seen": "categorical_list",
+        "prices": "numeric_list",
+    }
+    fields = requests.QueryFields(
+        [{"name": name, "kind": kind, "length": 3} for name, kind in kinds.items()], ()
+    )
+    rows = [
+        fields.merge(row, {})
+        for row in (
+            {"country": "CH", "age": 33, "taste": [1, 2, 3], "seen": ["a"], "prices": [1.5, 2]},
+            {},
+            {"country": "é", "seen": ["a", "bc", "d"], "prices": [7]},
+        )
+    ]
+    joined = requests.join_columns([fields.columns(rows[:1]), fields.columns(rows[1:])])
+    for name, expected in fields.columns(rows).items():
+        assert type(joined[name]) is type(expected)
+        np.testing.assert_array_equal(joined[name], expected)
+        assert getattr(joined[name], "dtype", None) == getattr(expected, "dtype", None)
 
 
 class Name(str):
