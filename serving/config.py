@@ -100,7 +100,7 @@ class OrchestratorConfig:
         minimum=1,
     )
     requests_per_call: int = 16
-    num_threads: int = 2
+    num_threads: int = 1
     max_in_flight: int = option(
         1024,
         "Maximum number of requests in flight per process; further requests get 429, and so do "

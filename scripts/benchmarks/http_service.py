@@ -60,7 +60,7 @@ MAX_P99_MS = 100.0
 # Multiples of the capacity.
 LOADS = (1.0, 2.0, 3.0)
 NUM_USERS = 2_000
-# Twice the number of requests that a process computes at a time: 2 in the index, 4 in the ranker.
+# More than a process computes at a time without sharing calls: 1 in the index, 4 in the ranker.
 NUM_CLIENTS = 12
 STAGES = ("query_tower", "index", "features", "ranker", "total")
 
