@@ -65,8 +65,10 @@ class Refinement:
             the first stage finds fewer ads.
         """
         num_candidates = self.num_candidates(k)
-        # For several queries at once OpenBLAS starts threads, which then spin for milliseconds.
-        moved = np.stack([self._query_matrix @ query for query in queries])
+        moved = np.empty_like(queries)
+        for query, out in zip(queries, moved, strict=True):
+            # For several queries at once OpenBLAS starts threads, which then spin for milliseconds.
+            np.dot(self._query_matrix, query, out=out)
         _, candidates = self.ivf.search(moved, num_candidates, params=parameters)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)

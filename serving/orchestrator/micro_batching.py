@@ -105,22 +105,19 @@ class Batcher(Generic[Item, Result]):
         """Removes the first waiting item and the following ones that share its call."""
         taken: list[_Waiting[Item, Result]] = []
         left: collections.deque[_Waiting[Item, Result]] = collections.deque()
+        is_full = False
         for entry in self._waiting:
             if entry.future.done():  # It gave up, or the request was canceled.
                 continue
-            if taken and not self._may_join(entry, taken):
+            if taken and entry.key == taken[0].key and not is_full:
+                is_full = not self._can_share([*(other.item for other in taken), entry.item])
+            if taken and (is_full or entry.key != taken[0].key):
                 left.append(entry)
                 continue
             entry.timer.cancel()
             taken.append(entry)
         self._waiting = left
         return taken
-
-    def _may_join(
-        self, entry: _Waiting[Item, Result], taken: Sequence[_Waiting[Item, Result]]
-    ) -> bool:
-        items = [*(other.item for other in taken), entry.item]
-        return entry.key == taken[0].key and self._can_share(items)
 
     async def _serve(self, members: Sequence[_Waiting[Item, Result]]) -> None:
         try:
