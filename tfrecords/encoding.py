@@ -39,6 +39,8 @@ _FINGERPRINT_RANGE = 2**63 - 1
 # Above all fingerprints, so that a lookup is never out of range.
 _LAST_KEY = np.int64(2**63 - 1)
 _TEXTS_AT_ONCE = 1024
+# Encoders may round differently in another batch; what counts is the direction of a vector.
+_TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,10 +278,14 @@ class Encoder(tf.Module):
 
     def encode_vectors(self, field: Field, values: tf.Tensor) -> tf.Tensor:
         """Encodes a vector field, [B, n] float32 or [B] string of a text, as [B, width] int32."""
-        if field.kind == "text":
-            present = tf.cast(tf.not_equal(values, ""), tf.float32)
-            values = self._texts[field.name].encode(values) * present[:, None]
+        if values.dtype == tf.string:
+            values = self._text_vectors(field, values)
         return vectors.encode(tf.ensure_shape(values, [None, field.length]))
+
+    def _text_vectors(self, field: Field, strings: tf.Tensor) -> tf.Tensor:
+        """Returns the vectors [B, n] float32 of texts [B], zeros for missing ones."""
+        encoded = self._texts[field.name].encode(strings)
+        return tf.where(tf.equal(strings, "")[:, None], 0.0, encoded)
 
     def encode_fingerprints(
         self, field: Field, fingerprints: tf.Tensor, missing: tf.Tensor
@@ -350,13 +356,33 @@ class Encoder(tf.Module):
         return self.encode_column(field, tf.constant(strings, tf.string)).numpy()[indices]
 
     def encode_texts(self, field: Field, strings: np.ndarray) -> np.ndarray:
-        """Encodes strings [V] of a text field as [V, width] int32, in batches."""
-        starts = range(0, len(strings), _TEXTS_AT_ONCE)
-        parts = [
-            self.encode_vectors(field, tf.constant(strings[i : i + _TEXTS_AT_ONCE], tf.string))
-            for i in starts
-        ]
-        return np.concatenate([np.empty((0, field.width), np.int32), *parts])
+        """Encodes strings [V] of a text field as [V, width] int32, in batches.
+
+        Raises:
+            ValueError: A vector is not finite, or depends on the other texts of its batch.
+        """
+        where = f"Field {field.name!r}: the text encoder {field.encoder!r}"
+        parts = [np.empty((0, field.width), np.int32)]
+        for start in range(0, len(strings), _TEXTS_AT_ONCE):
+            texts = strings[start : start + _TEXTS_AT_ONCE]
+            values = self._text_vectors(field, tf.constant(texts, tf.string)).numpy()
+            for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
+                wrong = values[row][~np.isfinite(values[row])][0]
+                raise ValueError(
+                    f"{where} returns a vector with {wrong} for {texts[row]!r}; expected finite "
+                    "numbers. Return zeros for a text without a vector."
+                )
+            for row in np.flatnonzero(texts != "")[: start == 0]:
+                alone = self._text_vectors(field, tf.constant(texts[[row]], tf.string)).numpy()[0]
+                difference = abs(alone - values[row]).max()
+                if difference > _TOLERANCE * abs(alone).max():
+                    raise ValueError(
+                        f"{where} returns a vector for {texts[row]!r} that changes by "
+                        f"{difference:.3g} if other texts are in the batch. Encode each text "
+                        "independently of the others."
+                    )
+            parts.append(self.encode_vectors(field, tf.constant(values)).numpy())
+        return np.concatenate(parts)
 
 
 def fingerprint(values: tf.Tensor) -> tf.Tensor:

@@ -38,6 +38,22 @@ class Calling(Lengths):
         return tf.ensure_shape(vectors, [None, 2])
 
 
+class Logarithms(Lengths):
+    """Its vectors of texts of one byte are not numbers."""
+
+    def encode(self, texts):
+        vectors = tf.math.log(super().encode(texts))
+        return vectors / vectors
+
+
+class Centered(Lengths):
+    """Subtracts the mean of the batch."""
+
+    def encode(self, texts):
+        vectors = super().encode(texts)
+        return vectors - tf.reduce_mean(vectors, axis=0)
+
+
 class WithoutLength(Lengths):
     """Its constructor takes no length."""
 
@@ -54,6 +70,13 @@ class Failing(Lengths):
 
 def title(**options):
     return schema_lib.Field("title", "text", "ad", **options)
+
+
+def encoder_of(field):
+    query = schema_lib.Field("q", "categorical", "query")
+    schema = schema_lib.Schema("s", (query, field), ad_key=("title",), click=None)
+    statistics = {f.name: encoding.FieldStatistics() for f in schema.fields}
+    return encoding.Encoder(encoding.FittedSchema(schema, statistics), schema.ad_fields)
 
 
 def similarity(one, other):
@@ -97,17 +120,7 @@ def test_case_and_spaces_do_not_count():
 
 
 def test_a_custom_encoder_is_named_by_module_and_class():
-    field = title(length=2, encoder=f"{__name__}:Lengths")
-    schema = schema_lib.Schema(
-        "s",
-        (schema_lib.Field("q", "categorical", "query"), field),
-        ad_key=("title",),
-        click=None,
-    )
-    fitted = encoding.FittedSchema(
-        schema, {f.name: encoding.FieldStatistics() for f in schema.fields}
-    )
-    encoder = encoding.Encoder(fitted, schema.ad_fields)
+    encoder = encoder_of(title(length=2, encoder=f"{__name__}:Lengths"))
     columns = encoder({"title": tf.constant(["abcd", "", "ä"])})
     # (4, 1) by 4, missing, and two bytes (2, 1) by 2: 0x3c00 is 1, 0x3400 is 1/4, 0x3800 is 1/2.
     assert columns.numpy().tolist() == [[0x34003C00], [0], [0x38003C00]]
@@ -134,6 +147,20 @@ def test_an_encoder_of_another_length_is_refused():
 def test_an_encoder_that_the_towers_could_not_contain_is_refused(encoder, message):
     with pytest.raises(ValueError, match=message):
         texts.encoder_of(title(length=2, encoder=f"{__name__}:{encoder}"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("Logarithms", r"'title': .*Logarithms' returns a .* nan for 'abc'.* Return zeros"),
+        ("Centered", r"Centered' returns .* for 'abc' that changes by .* Encode each text in"),
+    ],
+)
+def test_vectors_that_a_request_alone_would_not_have_are_refused(encoder, message):
+    field = title(length=2, encoder=f"{__name__}:{encoder}")
+    encoder = encoder_of(field)
+    with pytest.raises(ValueError, match=message):
+        encoder.encode_texts(field, np.array(["", "abc", "de"], object))
 
 
 def test_an_error_in_the_constructor_of_an_encoder_is_shown_as_it_is():

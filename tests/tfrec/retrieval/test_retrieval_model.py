@@ -133,6 +133,11 @@ class WithoutTowers(retrieval.RetrievalModel):
     pass
 
 
+class WithEmptySuper(TwoLayers):
+    def __init__(self, fitted, config, catalog):
+        retrieval.RetrievalModel.__init__(self)
+
+
 class WithoutReturn(TwoLayers):
     @classmethod
     def for_data_set(cls, data_set, config, catalog):
@@ -232,6 +237,7 @@ def test_batches_for_a_ranker_are_refused(data_set, retrieval_config):
             r"WithoutSuper.__init__ does not call super\(\).__init__ with the arguments",
         ),
         (WithoutTowers, r"WithoutTowers cannot be built: .* 'query_tower' and .* Expected a const"),
+        (WithEmptySuper, r"cannot be built: RetrievalModel.* and 'ad_tower'. Expected .* to super"),
         (WithoutReturn, r"WithoutReturn.for_data_set: expected a .*, got NoneType\. Return"),
         (OfOtherSizes, r"expected towers with embeddings of the same size, got {.*: 4, .*: 5}"),
         (TooLong, r"TooLong.query_tower: expected finite embeddings of length one, got 9\. Return"),
