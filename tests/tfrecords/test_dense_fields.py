@@ -274,7 +274,8 @@ class Counting(texts.TextEncoder):
     seen: typing.ClassVar[list[str]] = []
 
     def encode(self, texts):
-        if tf.executing_eagerly():
+        # A text alone is encoded again, to compare its vector with the one from its batch.
+        if tf.executing_eagerly() and len(texts) > 1:
             self.seen.extend(texts.numpy().tolist())
         lengths = tf.cast(tf.strings.length(texts), tf.float32)
         return tf.stack([lengths, tf.ones_like(lengths)], axis=1)

@@ -9,7 +9,7 @@ Shapes: B rows of a chunk, V distinct values of a field in a chunk.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -186,8 +186,8 @@ def normalize(
     stored[AD] = columns.smallest_codes(ads)
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
-        faults.add(empty[ads], lambda _: f"{schema.ad_key[0]} is empty")
-    stored.update(_roles(schema, table, index, faults, impression_faults))
+        faults.add(empty[ads], _why_missing(parsed.table, schema.ad_key[0]))
+    stored.update(_roles(schema, parsed.table, table, index, faults, impression_faults))
     labels = columns.checked_labels(schema, table, faults, is_labeled)
     stored.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     shown = [name for name in schema.show if name in parsed.table.column_names]
@@ -201,6 +201,7 @@ def normalize(
 
 def _roles(
     schema: Schema,
+    raw: pa.Table,
     table: pa.Table,
     index: int,
     faults: columns.RowFaults,
@@ -209,7 +210,7 @@ def _roles(
     roles = {}
     if schema.request_key is not None:
         requests, missing = _fingerprints(table[schema.request_key])
-        faults.add(missing, lambda _: f"{schema.request_key} is empty")
+        faults.add(missing, _why_missing(raw, schema.request_key))
         roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
@@ -235,6 +236,16 @@ def _roles(
             columns.checked_positions(impression_faults, schema.position, table[schema.position])
         )
     return roles
+
+
+def _why_missing(raw: pa.Table, name: str) -> Callable[[int], str]:
+    """Returns a function from a row to why its key is missing, before placeholders were removed."""
+
+    def reason(row: int) -> str:
+        text = str(raw[name][row].as_py() or "").strip()
+        return f"{name} must be known, got {text!r}" if text else f"{name} is empty"
+
+    return reason
 
 
 def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

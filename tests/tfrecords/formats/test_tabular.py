@@ -284,6 +284,7 @@ def test_how_times_are_written(
         ("r,0.5,0,0", "slot must be a whole number of at least 0, got 0.5"),
         ("r,,0,0", "slot must be a whole number of at least 0, got nan"),
         (",0,0,0", "request is empty"),
+        ("NULL,0,0,0", "request must be known, got 'NULL'"),
     ],
 )
 def test_a_bad_label_position_or_request_rejects_its_row(
@@ -675,7 +676,8 @@ def test_a_key_of_null_is_a_missing_one(tmp_path: pathlib.Path, suffix: str, nul
     )
     schema = dataclasses.replace(FILMS, fields=ids)
     good, faults = parsed(path, schema)
-    assert list(faults.values()) == ["film is empty"]
+    reason = f"film must be known, got {null!r}" if null.strip() else "film is empty"
+    assert list(faults.values()) == [reason]
     assert good.raw(ids[0], np.arange(2)).to_pylist() == ["u", None]
     # Nobody known, as if the key were empty.
     none = write(tmp_path / "none.csv", "user,film,rating\nu,x,5\n,x,1\n")
