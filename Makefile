@@ -48,7 +48,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 imports: $(VENV)/.installed-test
-	PYTHONPATH=.ci $(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/lint-imports --no-cache --no-logo
 
 wheel: $(VENV)/.installed-test
 	rm -rf build dist
