@@ -1,18 +1,14 @@
-"""Runs a command: parses its flags and reports errors as one line."""
+"""Runs a command: parses its flags, and reports an expected error as one line."""
 
 import contextlib
-import errno
-import functools
-import io
 import json
 import logging
 import os
 import pathlib
-import pwd
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -20,20 +16,10 @@ from absl import logging as absl_logging
 
 import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
 from serving import errors
-from serving.cli import flag_messages
 from tfrecords import files, plugins
 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-_REMEDIES = {
-    errno.ENOENT: "check the path",
-    errno.EEXIST: "move it, or use another path",
-    errno.EISDIR: "expected a file; check the path",
-    errno.ENOTDIR: "part of the path is a file; check the path",
-    errno.EROFS: "make it writable, or use another path",
-    **dict.fromkeys(files.DISK_FULL, "free some space, and run the same command again"),
-}
-# The name of an operation in an error of TensorFlow.
-_OPERATION = re.compile(r"\{\{function_node \S+\}\}|\[Op:\w+\]( name:)?")
+HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, errors.ServingError)
 
 
@@ -60,25 +46,25 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
             raise
         except KeyboardInterrupt:
             sys.exit("Interrupted. Run the same command again to continue.")
-        except SystemExit as error:
-            place = plugins.place_of(error)
-            if place is None or error.code == 128 + signal.SIGTERM:
-                raise
-            flag_messages.fail(
-                f"Your class ended the process with status {error.code or 0}; expected a result or "
-                f"an exception. Raise a ValueError instead.\n  ({place})"
-            )
         except Exception as error:
             is_expected = isinstance(error, _EXPECTED_ERRORS) or files.is_disk_full(error)
-            if flags.FLAGS.debug or not is_expected:
+            # An error of a user's own class needs its traceback.
+            if flags.FLAGS.debug or not is_expected or plugins.place_of(error):
                 raise
-            flag_messages.fail(_message_of(error))
+            fail(_message_of(error))
 
-    parse = functools.partial(
-        flag_messages.parse, command=command, known_only=other_flags is not None
-    )
-    with silent_if_output_is_closed():
-        app.run(call, flags_parser=parse)
+    try:
+        app.run(call, flags_parser=lambda argv: _parse(argv, command, other_flags is not None))
+    except BrokenPipeError:
+        # The reader of the output has closed it, as `head` does. At exit, Python would report what
+        # cannot be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def fail(message: str) -> NoReturn:
+    """Exits with a message and status 1."""
+    sys.exit(f"error: {message}")
 
 
 def address_of_flag(name: str) -> str | None:
@@ -87,38 +73,6 @@ def address_of_flag(name: str) -> str | None:
     An address may contain a password, and all users of the machine can see a flag.
     """
     return flags.FLAGS[name].value or os.environ.get(f"TFREC_{name.upper()}") or None
-
-
-@contextlib.contextmanager
-def silent_if_output_is_closed() -> Iterator[None]:
-    """Exits with status 1 if the reader of the output closes it in the block, as `head` does.
-
-    If the disk of the output is full, an error says so.
-
-    Output that is closed at the start, as by `>&-`, goes to the null device. Otherwise, the next
-    opened file would get its descriptor, and with it the output of libraries.
-    """
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The terminal's encoding may lack characters of a report.
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        try:
-            yield
-        finally:
-            # At exit, Python would report output that cannot be written.
-            sys.stdout.flush()
-    except OSError as error:
-        is_closed = isinstance(error, BrokenPipeError)
-        shows_traceback = flags.FLAGS.is_parsed() and flags.FLAGS.debug
-        if not is_closed and (shows_traceback or not files.is_disk_full(error)):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not is_closed:
-            flag_messages.fail(_message_of(error))
-        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -131,23 +85,21 @@ def require_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        sys.exit(
-            f"error: This command needs {error.name}, which is not installed. Install the extra "
+        fail(
+            f"This command needs {error.name}, which is not installed. Install the extra "
             f"{extra!r}: {sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
         )
 
 
-def read_text(path: pathlib.Path) -> str:
-    """Reads a text file given by a flag.
+def read_lines(path: pathlib.Path) -> list[str]:
+    """Reads the non-empty lines of a UTF-8 text file, stripped."""
+    # `splitlines` would also split at U+2028 and other characters that JSON may contain.
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    return [line for line in lines if line]
 
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is not UTF-8.
-    """
-    # Not `is_file`: the shell's `<(COMMAND)` is the path of a pipe.
-    if path.is_dir() or not path.exists():
-        problem = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {problem}; check the path.")
+
+def read_text(path: pathlib.Path) -> str:
+    """Reads a UTF-8 text file."""
     try:
         # Excel and some editors start a file with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
@@ -155,46 +107,26 @@ def read_text(path: pathlib.Path) -> str:
         raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
 
 
-def read_lines(path: pathlib.Path) -> list[str]:
-    """Reads the non-empty lines of a text file given by a flag, stripped.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is not UTF-8.
-    """
-    # `splitlines` would also split at U+2028 and other characters that JSON may contain.
-    lines = [line.strip() for line in read_text(path).split("\n")]
-    return [line for line in lines if line]
-
-
 def json_of_flag(name: str) -> dict[str, Any] | None:
     """Returns the JSON object of a flag, given as text or as a file; None if the flag is not set.
 
     Raises:
-        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be read.
         ValueError: The value is not a JSON object.
     """
     text = flags.FLAGS[name].value
     if text is None:
         return None
-    expected = "a JSON object or a file with one"
     if not text.lstrip().startswith(("{", "[")):
-        try:
-            text = read_text(pathlib.Path(text))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--{name}: expected {expected}, but {error}") from error
-    found = parse_json(text, f"--{name}", expected)
+        text = read_text(pathlib.Path(text))
+    found = parse_json(text, f"--{name}", "a JSON object or a file with one")
     if not isinstance(found, dict):
         raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")
     return found
 
 
 def parse_json(text: str, place: str, expected: str) -> Any:
-    """Returns the value of a JSON text; `place` and `expected` are for the error message.
-
-    Raises:
-        ValueError: The text is not valid JSON.
-    """
+    """Returns the value of a JSON text; `place` and `expected` are for the error message."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -204,6 +136,24 @@ def parse_json(text: str, place: str, expected: str) -> Any:
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
     print(json.dumps(value, default=str))
+
+
+def _parse(argv: list[str], command: ModuleType, known_only: bool) -> list[str]:
+    """Returns the program and the arguments that are not flags; exits after help or an error."""
+    if set(HELP) & set(argv[1:]):
+        # The first line of absl's text is the name of the module.
+        shown = flags.FLAGS.module_help(command).lstrip("\n").partition("\n")[2]
+        print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n{shown}", flush=True)
+        sys.exit(0)
+    # Allows flags after other arguments.
+    flags.FLAGS.set_gnu_getopt()
+    try:
+        rest = flags.FLAGS(argv, known_only=known_only)
+    except flags.Error as error:
+        fail(f"{str(error).strip()} See --help.")
+    if rest[1:] and not known_only:
+        fail(f"Unexpected argument {rest[1]!r}; options start with --. See --help.")
+    return rest
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -216,34 +166,11 @@ def _terminate(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _remedy_of_access(path: pathlib.Path) -> str:
-    """Returns who runs this command, who owns the path or its directory, and what to do."""
-    existing = next(found for found in (path, *path.absolute().parents) if os.path.exists(found))
-    return (
-        f" This command runs as the account {_account(os.geteuid())}, and {existing} belongs to "
-        f"{_account(existing.stat().st_uid)}. Run it as an account that has access, or change the "
-        "permissions."
-    )
-
-
-def _account(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
 def _message_of(error: Exception) -> str:
-    """Returns the message of an error, with the location if a plugin raised it."""
-    message = flag_messages.with_dashes(str(error)) or type(error).__name__
+    if files.is_disk_full(error):
+        # Errors of TensorFlow and Arrow may have several lines.
+        text = " ".join(str(error).split())
+        return f"The disk is full ({text}). Free some space, and run the same command again."
     if isinstance(error, OSError) and error.strerror and error.filename:
-        remedy = _REMEDIES.get(error.errno or 0)
-        message = f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}."
-        if isinstance(error, PermissionError) and isinstance(error.filename, str):
-            message += _remedy_of_access(pathlib.Path(error.filename))
-    elif not isinstance(error, _EXPECTED_ERRORS) or getattr(error, "errno", None) == errno.ENOSPC:
-        # Errors of TensorFlow and Arrow. TensorFlow's may have several lines.
-        message = " ".join(_OPERATION.sub("", message).split())
-        message = f"The disk is full ({message}). Free some space, and run the same command again."
-    place = plugins.place_of(error)
-    return message if place is None else f"{message}\n  ({place}; --debug shows the traceback)"
+        return f"{error.filename}: {error.strerror}. Check the path and its permissions."
+    return str(error) or type(error).__name__

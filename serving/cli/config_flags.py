@@ -14,11 +14,7 @@ flags.disclaim_key_flags()
 
 
 class _NumberParser(flags.ArgumentParser[float]):
-    """Parses a number and refuses it if it is not in the range of an option.
-
-    Args:
-        field: The option.
-    """
+    """Parses a number and refuses it if it is not in the range of an option."""
 
     def __init__(self, field: dataclasses.Field[Any]) -> None:
         self._field = field
@@ -33,12 +29,7 @@ class _NumberParser(flags.ArgumentParser[float]):
 
 
 def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
-    """Defines a flag for each option of a config dataclass.
-
-    Args:
-        config: Config dataclass with options of `tfrec.config` or `serving.config`.
-        names: Options to define flags for. None: all.
-    """
+    """Defines a flag for each option of a config dataclass, or for those with `names`."""
     for flag, field in options_of(config).items():
         if names is None or field.name in names:
             default: Any = field.default
@@ -52,12 +43,7 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
 
 
 def from_flags(config: type[Config], **overrides: Any) -> Config:
-    """Returns a config with the values of the flags defined by `define_flags`.
-
-    Args:
-        config: Config dataclass.
-        **overrides: Values of options that override the flags.
-    """
+    """Returns a config with the values of the flags of `define_flags` and of `overrides`."""
     values = {
         field.name: flags.FLAGS[flag].value
         for flag, field in options_of(config).items()

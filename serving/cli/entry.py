@@ -11,8 +11,7 @@ import pathlib
 import sys
 
 import tfrec
-from serving.cli import command_line, flag_messages
-from tfrecords import terminal
+from serving.cli import command_line
 
 _OFFLINE = (
     "quickstart",
@@ -48,34 +47,22 @@ MODULES = {
 def main() -> None:
     """Runs `tfrec COMMAND --flag=value …`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in (*flag_messages.HELP, "help"):
-        with command_line.silent_if_output_is_closed():
-            print(_help())
+    if name in (*command_line.HELP, "help"):
+        print(_help())
         return
     if name == "--version":
         print(f"tfrec {tfrec.__version__}")
         return
     command = name.replace("-", "_")
     if command not in MODULES:
-        if name.startswith("-"):
-            flag_messages.fail(f"Expected a command before {name!r}. See tfrec --help.")
-        hint = terminal.suggestion_for(command, MODULES)
-        flag_messages.fail(f"Unknown command {name!r}.{hint} See tfrec --help.")
+        command_line.fail(f"Expected a command, got {name!r}. See tfrec --help.")
     sys.argv = [f"tfrec {name}", *sys.argv[2:]]
     run_command(command)
 
 
 def run_command(name: str) -> None:
-    """Runs a command with the flags of the command line.
-
-    Args:
-        name: Name of the command, a key of `MODULES`.
-    """
-    try:
-        # Takes a second or two.
-        command = importlib.import_module(MODULES[name])
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    """Runs a command, a key of `MODULES`, with the flags of the command line."""
+    command = importlib.import_module(MODULES[name])
     command_line.run(command.main, getattr(command, "OTHER_FLAGS", None))
 
 

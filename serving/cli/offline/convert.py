@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line, flag_messages
+from serving.cli import command_line
 from serving.cli.flags import log_flags
 from tfrecords import formats
 
@@ -56,7 +56,7 @@ def main() -> None:
     if FLAGS.runner == "":
         raise ValueError("--runner is empty; expected a runner of Apache Beam, such as DaskRunner.")
     if OTHER_FLAGS and not FLAGS.runner:
-        flag_messages.fail(flag_messages.unknown_argument(OTHER_FLAGS[0]))
+        command_line.fail(f"Unknown flag {OTHER_FLAGS[0]!r}. See --help.")
     if FLAGS.infer_schema:
         _propose()
         return

@@ -31,7 +31,6 @@ from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import access_flags, bundle_flags, filter_flags, rule_flags
 from serving.requests import Request, parse
-from tfrecords import terminal
 
 if TYPE_CHECKING:
     from serving import client, orchestrator
@@ -53,7 +52,9 @@ flags.DEFINE_bool("explain", False, "Explain the position of each ad and the eff
 flags.DEFINE_bool("json", False, "Print answers as JSON.")
 FLAGS = flags.FLAGS
 
-_REQUESTS_PER_BATCH = 64
+# Concurrent requests share calls to the towers and to the ranker.
+_MAX_CONCURRENT = 16
+_REFUSALS = (errors.InvalidRequestError, errors.OverloadedError, errors.TfrecClientError)
 
 
 def main() -> None:
@@ -121,48 +122,26 @@ async def _answer(service: Service, request: Request) -> None:
     print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer))
 
 
-async def _answer_file(
-    service: Service,
-    source: pathlib.Path,
-    target: pathlib.Path,
-) -> None:
+async def _answer_file(service: Service, source: pathlib.Path, target: pathlib.Path) -> None:
+    """Answers a request per line; the answers have the order of the requests."""
     lines = command_line.read_lines(source)
-    refused = 0
-    with target.open("w", encoding="utf-8") as output:
-        for first in range(0, len(lines), _REQUESTS_PER_BATCH):
-            answers = await _answer_lines(
-                service, lines[first : first + _REQUESTS_PER_BATCH], first
-            )
-            refused += sum("error" in answer for answer in answers)
-            output.writelines(json.dumps(answer) + "\n" for answer in answers)
-    requests = terminal.format_count(len(lines), "request")
-    print(f"{len(lines) - refused:,} of {requests} answered in {target}")
-    if refused:
-        refusals = terminal.format_count(refused, "request was", "requests were")
-        sys.exit(f"error: {refusals} refused; see the reasons in {target}.")
+    places = asyncio.Semaphore(_MAX_CONCURRENT)
 
-
-async def _answer_lines(service: Service, lines: list[str], first: int) -> list[dict[str, Any]]:
-    requests, indices = [], []
-    answers: list[dict[str, Any]] = [{} for _ in lines]
-    for index, line in enumerate(lines):
-        try:
-            requests.append(_with_flags(_parse(line, f"line {first + index + 1}")))
-            indices.append(index)
-        except ValueError as error:
-            answers[index] = {"error": str(error)}
-    try:
-        for index, answer in zip(indices, await service.recommend_batch(requests), strict=True):
-            answers[index] = answer.to_json()
-    except (errors.InvalidRequestError, errors.OverloadedError, errors.TfrecClientError):
-        # One invalid request refuses the whole batch, and so does a lack of time for all of them,
-        # so requests are sent one by one.
-        for index, request in zip(indices, requests, strict=True):
+    async def answer(number: int, line: str) -> dict[str, Any]:
+        async with places:
             try:
-                answers[index] = (await service.recommend(request)).to_json()
-            except (errors.InvalidRequestError, errors.TfrecClientError) as error:
-                answers[index] = {"error": str(error)}
-    return answers
+                request = _with_flags(_parse(line, f"line {number}"))
+                return (await service.recommend(request)).to_json()
+            except (ValueError, *_REFUSALS) as error:
+                return {"error": str(error)}
+
+    answers = await asyncio.gather(*(answer(n, line) for n, line in enumerate(lines, 1)))
+    with target.open("w", encoding="utf-8") as output:
+        output.writelines(json.dumps(answer) + "\n" for answer in answers)
+    refused = sum("error" in answer for answer in answers)
+    print(f"Requests answered in {target}: {len(lines) - refused:,} of {len(lines):,}")
+    if refused:
+        command_line.fail(f"Requests refused: {refused:,}; see the reasons in {target}.")
 
 
 def _parse(text: str, place: str) -> Request:
