@@ -224,11 +224,13 @@ def reference_to(found: str | type) -> str:
 def place_of(error: BaseException) -> str | None:
     """Returns the file and line of a user's module that raised an error; None if none did."""
     place = None
+    script = getattr(sys.modules["__main__"], "__file__", None)
     for frame, line in traceback.walk_tb(error.__traceback__):
         name, file = frame.f_globals.get("__name__"), frame.f_code.co_filename
         module = sys.modules.get(name or "")
-        # The script of a command is not a plugin; code that AutoGraph wrote is in another file.
-        if name != "__main__" and module is not None and _is_of_user(module):
+        # A script and what lies beside it are no plugins; AutoGraph's code is in another file.
+        is_script = script and pathlib.Path(script).parent in pathlib.Path(file).parents
+        if not is_script and module is not None and _is_of_user(module):
             place = f"{file}, line {line}" if file == _file(module) else place
     return place
 

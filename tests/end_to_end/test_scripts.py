@@ -95,7 +95,7 @@ def test_a_batch_file_is_answered_in_order_and_a_refused_line_says_why(workdir, 
     assert [len(answer.get("ads", [])) for answer in answers] == [1, 0, 0, 2]
     assert "line 2: expected a JSON request" in answers[1]["error"]
     assert "I1: expected a finite number" in answers[2]["error"]
-    assert "2 of 4 requests answered" in done.stdout
+    assert "2 of 4" in done.stdout
 
 
 def test_metrics_of_a_real_log_name_what_is_absent(workdir):
@@ -134,7 +134,7 @@ def test_an_evaluation_measures_the_loss_by_filters_in_the_published_index(workd
     # A mistake leaves the evaluation and its options as they are.
     kept = [path.read_bytes() for path in (copy / "evaluation").iterdir()]
     failed = run("evaluate.py", f"--workdir={copy}", "--segment_fields=nope", status=1)
-    assert "error: --segment_fields: expected categorical fields of the ad side (" in failed.stderr
+    assert "error: segment_fields: expected categorical fields of the ad side (" in failed.stderr
     assert failed.stderr.endswith("), got 'nope'.\n")
     assert [path.read_bytes() for path in (copy / "evaluation").iterdir()] == kept
     again = run("evaluate.py", f"--workdir={copy}", f"--filters={filters}")
