@@ -76,7 +76,7 @@ flags.DEFINE_string(
     "token_file",
     None,
     "File with the bearer token that requests must carry, except for /healthz, /readyz and "
-    "the pages (/, /console and /docs); "
+    "the pages (/, /console, /docs and /openapi.json); "
     "default: the environment variable TFREC_TOKEN, or no token.",
 )
 flags.DEFINE_string(

@@ -1,77 +1,73 @@
-"""The web pages of the service.
+"""The web pages: `/console`, to try requests, and `/docs`, FastAPI's Swagger UI.
 
-    /                 redirects to /console
-    /console          console to try requests
-    /docs             API reference from /openapi.json, with a form for each route
-    /console/NAME     their styles, modules and icon: the files of `static/`, and the style sheet
-                      that they share with the reports
-
-The pages contain no data. They call the REST routes with the token that the user enters. Their
-content security policy forbids loading anything except pictures of ads from other hosts.
+They contain no data. They call the REST routes with the token that the user enters.
 """
 
-import hashlib
 import importlib.resources
-import mimetypes
+import pathlib
+from typing import Any
 
 import fastapi
-import starlette.exceptions
-from fastapi import responses
+from fastapi import responses, staticfiles
+from fastapi.openapi import docs
 
-# Only files and calls of this service, and pictures of ads; text cannot become markup or code.
+_STATIC = pathlib.Path(__file__).parent / "static"
+_SWAGGER = importlib.resources.files("fastapi_offline") / "static"
+# Colors and type, as in the reports.
+_BASE_CSS = importlib.resources.files("tfrecords") / "pages" / "templates" / "base.css"
+# Only files and calls of this service, and pictures of ads; text cannot become code.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' http: https:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'self'{}; style-src 'self'{}; connect-src 'self'; "
+    "img-src 'self' data: http: https:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 _HEADERS = {
-    "content-security-policy": _POLICY,
+    # Values of ads cannot become markup.
+    "content-security-policy": f"{_POLICY.format('', '')}; require-trusted-types-for 'script'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     # Revalidated each time, so that old and new modules are not mixed after an upgrade.
     "cache-control": "no-cache",
 }
-PAGES = {"/console": "index.html", "/docs": "docs.html"}
+# FastAPI's page starts Swagger UI by an inline script.
+_INLINE = " 'unsafe-inline'"
+_DOCS_HEADERS = {**_HEADERS, "content-security-policy": _POLICY.format(_INLINE, _INLINE)}
 
 
-class _File:
-    """A file with its headers."""
-
-    def __init__(self, name: str, content: bytes) -> None:
-        self.content = content
-        # The system's table may have other types for these.
-        known = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-        kind = known.get(name.rpartition(".")[2]) or mimetypes.guess_type(name)[0]
-        self.media_type = kind or "application/octet-stream"
-        self.tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-
-    async def reply(self, http: fastapi.Request) -> responses.Response:
-        headers = {**_HEADERS, "etag": self.tag}
-        if http.headers.get("if-none-match") == self.tag:
-            return responses.Response(status_code=304, headers=headers)
-        return responses.Response(self.content, media_type=self.media_type, headers=headers)
+class _Files(staticfiles.StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> responses.Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_HEADERS)
+        return response
 
 
 def add_routes(app: fastapi.FastAPI) -> None:
-    """Adds the pages and their files to an application."""
-    directory = importlib.resources.files("serving.service.console") / "static"
-    shared = importlib.resources.files("tfrecords") / "pages" / "templates" / "base.css"
-    files = {
-        file.name: _File(file.name, file.read_bytes()) for file in (*directory.iterdir(), shared)
-    }
+    """Adds the pages and their files to an application. URLs are relative, for path prefixes."""
+    page = docs.get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="tfrec API",
+        swagger_js_url="console/swagger/swagger-ui-bundle.js",
+        swagger_css_url="console/swagger/swagger-ui.css",
+        swagger_favicon_url="console/icon.svg",
+        # Its validator is another host.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
 
     @app.get("/", include_in_schema=False)
     async def start() -> responses.Response:
-        # Relative, for services behind a path prefix.
         return responses.RedirectResponse("console")
 
-    for path, page in PAGES.items():
-        app.get(path, include_in_schema=False)(files[page].reply)
+    @app.get("/docs", include_in_schema=False)
+    async def api() -> responses.Response:
+        return responses.HTMLResponse(page.body, headers=_DOCS_HEADERS)
 
-    @app.get("/console/{name:path}", include_in_schema=False)
-    async def file(name: str, http: fastapi.Request) -> responses.Response:
-        if not name:
-            return responses.RedirectResponse("../console")
-        if name not in files:
-            raise starlette.exceptions.HTTPException(404, "Not Found")
-        return await files[name].reply(http)
+    @app.get("/console", include_in_schema=False)
+    async def console() -> responses.Response:
+        return responses.FileResponse(_STATIC / "index.html", headers=_HEADERS)
+
+    @app.get("/console/base.css", include_in_schema=False)
+    async def base_css() -> responses.Response:
+        return responses.FileResponse(str(_BASE_CSS), headers=_HEADERS)
+
+    app.mount("/console/swagger", _Files(directory=str(_SWAGGER)))
+    app.mount("/console", _Files(directory=_STATIC))

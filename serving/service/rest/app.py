@@ -6,8 +6,7 @@
     GET  /v1/bundle            the served release
     GET  /healthz /readyz      liveness; whether the service expects to give full answers
     GET  /metrics              for Prometheus; `service_metrics` has the names
-    GET  /openapi.json         the API, with examples of the release; `openapi`
-    GET  / /console /docs      pages to try requests and the API; `pages` has their files
+    GET  / /console /docs      pages to try requests and the API, /openapi.json
 
 Errors are `{"error": {"code", "message"}}` with status 400 (the request is refused, or the body is
 not valid JSON), 401 (no token), 404, 405, 408 (the body is sent too slowly), 413 (too large), 415
@@ -25,7 +24,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import fastapi
 import prometheus_client
@@ -45,10 +44,13 @@ from serving.service.rest import (
     schemas,
     user_routes,
 )
-from serving.service.rest.openapi import REQUEST_HEADERS, openapi_document, refusals
 
 _logger = logging.getLogger(__name__)
 
+_DESCRIPTION = """\
+Errors are `{"error": {"code", "message"}}`. The header `x-deadline-ms` is the time that the caller
+has left, and `x-request-id` the id of a request whose body has none. Set `dry_run` in requests from
+this page: they are then not logged as shown to a user."""
 _Described = Annotated[ReleaseName, fastapi.Query(description="Release to describe.")]
 
 
@@ -112,8 +114,12 @@ def create_app(
         redirect_slashes=False,
         # Generated clients name their methods by it.
         generate_unique_id_function=lambda route: route.name,
-        # `openapi` and `pages` have their own, which load nothing from other hosts.
-        openapi_url=None,
+        description=_DESCRIPTION,
+        version="1",
+        responses=schemas.ERRORS,
+        # `pages` has its own, which loads nothing from other hosts.
+        docs_url=None,
+        redoc_url=None,
     )
     # The middleware added last is the outermost.
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
@@ -136,22 +142,16 @@ def create_app(
     else:
         user_routes.add_refusals(app)
     pages.add_routes(app)
-
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> responses.Response:
-        open_paths = None if token is None else entrance.OPEN_PATHS
-        return responses.JSONResponse(openapi_document(app, router.stable, open_paths))
-
+    if token is not None:
+        # Swagger UI then asks for it.
+        document = app.openapi()
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"token": []}]
     return app
 
 
 def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRouter) -> None:
-    described: dict[str, Any] = {
-        "responses": refusals(400, 401, 408, 413, 415, 422, 429, 500, 503),
-        "openapi_extra": REQUEST_HEADERS,
-    }
-
-    @app.post("/v1/recommend", response_model=Answer, **described)
+    @app.post("/v1/recommend", response_model=Answer)
     async def recommend(body: Request, http: fastapi.Request) -> responses.Response:
         """Returns the best ads for one request, best first."""
         default_ms = router.stable.config.default_deadline_ms
@@ -164,7 +164,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         _note(http, [answer])
         return _json_text(answer.model_dump_json())
 
-    @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswer, **described)
+    @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswer)
     async def recommend_batch(
         body: schemas.BatchRequest, http: fastapi.Request
     ) -> responses.Response:
@@ -201,7 +201,7 @@ def _add_state_routes(
     def refused() -> str | None:
         return None if follower is None else follower.problem
 
-    @app.get("/v1/bundle", response_model=schemas.BundleBody, responses=refusals(400, 401, 500))
+    @app.get("/v1/bundle", response_model=schemas.BundleBody)
     async def bundle(release: _Described = "stable") -> responses.Response:
         """Describes a release (fields, heads, index, metrics, updates) and all loaded releases.
 
@@ -218,7 +218,7 @@ def _add_state_routes(
         """Returns 200 if the process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", response_model=schemas.ReadyBody, responses=refusals(503))
+    @app.get("/readyz", response_model=schemas.ReadyBody)
     async def readyz() -> responses.Response:
         """Returns 200 if the ranker has been verified for this release.
 
@@ -237,7 +237,7 @@ def _add_state_routes(
             status["refused"] = refused()
         return responses.JSONResponse(status)
 
-    @app.get("/metrics", response_class=responses.PlainTextResponse, responses=refusals(401, 500))
+    @app.get("/metrics", response_class=responses.PlainTextResponse)
     async def metrics() -> responses.Response:
         """Returns counters and histograms in the Prometheus text format."""
         await router.observe()

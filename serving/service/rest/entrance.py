@@ -18,7 +18,6 @@ import starlette.types
 from fastapi import responses
 
 from serving import orchestrator, requests
-from serving.service.console import pages
 from serving.service.rest import request_deadline, rest_errors
 
 # Time of arrival. The server may set it, to count the time that a request waited in the kernel.
@@ -28,9 +27,9 @@ REQUEST_ID = "tfrec.request_id"
 NOTES = "tfrec.notes"
 # Requests with more headers get 431.
 MAX_HEADERS = 100
-# The console and the API page contain no data; they ask the user for the token.
+# The pages contain no data; they ask the user for the token.
+OPEN_PATHS = frozenset({"/", "/console", "/docs", "/openapi.json", "/healthz", "/readyz"})
 _CONSOLE = "/console"
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", *pages.PAGES})
 
 access_log = logging.getLogger("tfrec.access")
 

@@ -96,7 +96,9 @@ def _methods(request: fastapi.Request) -> str:
         for route in request.app.routes
         if route.matches(request.scope)[0] is not routing.Match.NONE
     ]
-    return ", ".join(sorted({method for route in matching for method in route.methods}))
+    return ", ".join(
+        sorted({method for route in matching for method in getattr(route, "methods", ())})
+    )
 
 
 def _with_other_faults(

@@ -168,17 +168,10 @@ class ErrorDetail(pydantic.BaseModel):
 class ErrorBody(pydantic.BaseModel):
     """Any error."""
 
-    model_config = pydantic.ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "error": {
-                        "code": "invalid_request",
-                        "message": "k: expected at least 1, got 0 (int).",
-                    }
-                }
-            ]
-        }
-    )
-
     error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request is refused."},
+    "5XX": {"model": ErrorBody, "description": "The service cannot answer at the moment."},
+}

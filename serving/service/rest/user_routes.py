@@ -9,7 +9,7 @@ All of them can be retried after a failure.
 """
 
 import urllib.parse
-from typing import Annotated, Any
+from typing import Annotated
 
 import fastapi
 import pydantic
@@ -20,7 +20,6 @@ from serving import errors, orchestrator, requests
 from serving.impressions import FeedbackLog
 from serving.service import release_router
 from serving.service.rest import schemas
-from serving.service.rest.openapi import refusals
 
 
 class _AnyText(convertors.PathConvertor):
@@ -87,9 +86,8 @@ def add_routes(
     data = router.stable.users
     assert data is not None
     events = orchestrator.EventIntake(data, feedback)
-    described: dict[str, Any] = {"responses": refusals(400, 401, 408, 413, 415, 422, 500, 503)}
 
-    @app.post("/v1/events", **described)
+    @app.post("/v1/events")
     async def add_events(body: requests.EventBatch) -> requests.EventsAdded:
         """Adds actions and impressions to the histories of users.
 
@@ -97,19 +95,19 @@ def add_routes(
         """
         return await events.add(body.events)
 
-    @app.get(_USER_PATH, response_model=schemas.UserBody, responses=refusals(400, 401, 500, 503))
+    @app.get(_USER_PATH, response_model=schemas.UserBody)
     async def get_user(user_id: _UserId) -> responses.Response:
         """Returns the stored data of a user: profile, actions and impressions."""
         return responses.JSONResponse((await data.get(user_id)).to_json())
 
-    @app.put(_USER_PATH, **described)
+    @app.put(_USER_PATH)
     async def set_profile(user_id: _UserId, body: requests.UserProfile) -> requests.UserProfile:
         """Replaces the profile of a user."""
         router.stable.check_profile(user_id, body.profile)
         await data.set_profile(user_id, body.profile)
         return body
 
-    @app.delete(_USER_PATH, responses=refusals(400, 401, 500, 503))
+    @app.delete(_USER_PATH)
     async def delete_user(user_id: _UserId) -> requests.UserDeleted:
         """Erases a user from the user store.
 

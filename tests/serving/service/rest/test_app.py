@@ -425,89 +425,19 @@ def test_64_requests_at_once_over_http(service_url):
         assert [ad["ad_id"] for ad in one["ads"]] == [ad["ad_id"] for ad in other["ads"]]
 
 
-def test_the_openapi_document_has_examples(http):
+def test_replies_match_the_openapi_document(http):
     document = http.get("/openapi.json").json()
-    assert {"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/healthz", "/readyz"} <= set(
-        document["paths"]
-    )
-    assert document["info"]["version"] == "1"
-    schemas = document["components"]["schemas"]
-    example = schemas["Request"]["examples"][0]
-    names = {"user", "context", "k", "weights", "deadline_ms", "request_id", "filters"}
-    names |= {"rules", "seen", "explain"}
-    assert names == set(example)
-    assert isinstance(example["user"]["history"], list)
-    assert schemas["Answer"]["examples"][0]["ads"]
-    seen = schemas["Seen"]["properties"]["ads"]["anyOf"][0]
-    assert seen["maxProperties"] == 50_000
-    text, number, _ = schemas["Request"]["properties"]["user_id"]["anyOf"]
-    assert text == {"type": "string", "minLength": 1, "maxLength": 256}
-    assert number == {"type": "integer"}
-    parts = {**schemas["Answer"]["properties"], **schemas["LeftOut"]["properties"]}
-    assert parts["order"]["enum"] == ["utility", "retrieval"]
-    assert parts["user_data"]["anyOf"][0]["enum"] == ["found", "unknown", "late", "failed"]
-    assert parts["rule"]["enum"] == ["cap", "frequency_cap", "diversity", "exploration"]
-
-
-def test_examples_are_answered_and_replies_match_the_document(http):
-    document = http.get("/openapi.json").json()
-    schemas = document["components"]["schemas"]
 
     def fits(reply, path, method):
         answers = document["paths"][path][method]["responses"]
-        content = answers[str(reply.status_code)]["content"]
-        (kind,) = content
-        assert reply.headers["content-type"].partition(";")[0] == kind
-        schema = {**content[kind]["schema"], "components": document["components"]}
-        value = reply.json() if kind == "application/json" else reply.text
-        jsonschema.Draft202012Validator(schema).validate(value)
+        code = str(reply.status_code)
+        content = (answers.get(code) or answers[f"{code[0]}XX"])["content"]
+        schema = {**content["application/json"]["schema"], "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(reply.json())
 
-    for name, path in (
-        ("Request", "/v1/recommend"),
-        ("BatchRequest", "/v1/recommend/batch"),
-    ):
-        (example,) = schemas[name]["examples"]
-        reply = http.post(path, json=example)
-        assert reply.status_code == 200
-        fits(reply, path, "post")
-        body = {**schemas[name], "components": document["components"]}
-        jsonschema.Draft202012Validator(body).validate(example)
-        for wrong, status in ((b"{", 400), (b"[]", 422)):
-            refused = http.post(path, content=wrong, headers={"content-type": "application/json"})
-            assert refused.status_code == status
-            fits(refused, path, "post")
-        fits(http.post(path, content=b"{}"), path, "post")
-    for path in ("/v1/bundle", "/healthz", "/readyz", "/metrics"):
+    for path, body in (("/v1/recommend", {}), ("/v1/recommend/batch", {"requests": [{}]})):
+        fits(http.post(path, json=body), path, "post")
+        fits(http.post(path, json=[]), path, "post")
+    for path in ("/v1/bundle", "/healthz", "/readyz"):
         fits(http.get(path), path, "get")
-    described = http.get("/v1/bundle").json()
-    for part, name in (
-        (described, "BundleBody"),
-        (described["limits"], "RequestLimits"),
-        (described["releases"][0], "LoadedRelease"),
-    ):
-        assert set(part) == set(schemas[name]["properties"])
-    fits(http.get("/v1/bundle?release=nightly"), "/v1/bundle", "get")
-    for name in ("Answer", "ErrorBody"):
-        (example,) = schemas[name]["examples"]
-        whole = {**schemas[name], "components": document["components"]}
-        jsonschema.Draft202012Validator(whole).validate(example)
-    overloaded = document["paths"]["/v1/recommend"]["post"]["responses"]["429"]
-    assert overloaded["headers"]["retry-after"]["schema"] == {"type": "integer"}
-    parameters = document["paths"]["/v1/recommend"]["post"]["parameters"]
-    assert [header["name"] for header in parameters] == ["x-deadline-ms", "x-request-id"]
-
-
-def test_the_openapi_document_says_which_routes_require_the_token(tiny_bundle, ranker_address):
-    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
-    token = {"authorization": "Bearer a-secret"}
-    with serving_fixtures.serve_app(service, token="a-secret") as url:
-        assert httpx.get(f"{url}/openapi.json", timeout=60).status_code == 401
-        document = httpx.get(f"{url}/openapi.json", headers=token, timeout=60).json()
-    (name,) = document["components"]["securitySchemes"]
-    assert document["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
-    asks = {
-        path: [operation["security"] for operation in methods.values()]
-        for path, methods in document["paths"].items()
-    }
-    assert asks["/v1/recommend"] == asks["/v1/bundle"] == asks["/metrics"] == [[{name: []}]]
-    assert asks["/healthz"] == asks["/readyz"] == [[]]
+    assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
