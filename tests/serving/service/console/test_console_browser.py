@@ -1033,7 +1033,8 @@ def test_the_api_page_asks_for_the_token_and_sends_requests_to_this_service_only
         route.get_by_role("button", name="Try it out").click()
         route.locator("textarea").fill('{"k": 3}')
         route.get_by_role("button", name="Execute").click()
-        expect(route.locator(".live-responses-table tbody .response-col_status")).to_have_text("200")
+        status = route.locator(".live-responses-table tbody .response-col_status")
+        expect(status).to_have_text("200")
         assert all(address.startswith(url) for address in requested if "data:" not in address)
 
 
