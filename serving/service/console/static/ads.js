@@ -1,111 +1,116 @@
-// The ranked ads with their scores; the details show the parts of the utility and the fields.
+// The table of ads: pictures, titles, scores, and why an ad has its place.
 
-import { bar, count, head, html, number, render, row, shown } from "./html.js";
-import { exclude, restrict } from "./filters.js";
+import { byId, copyOf, element, number, row, shown } from "./page.js";
+import { exclude, isFilterable, restrict } from "./request.js";
 
-const MAX_FIELDS_IN_SUMMARY = 5;
+const MAX_SUMMARY = 5;
+const TITLE = /(^|[_ .-])(title|name|headline)$/i;
+const PICTURE = /(^|[_ .-])(image|img|picture|photo|thumbnail)([_ .-]?(url|link|src))?$/i;
+// Ads whose details are open.
 const open = new Set();
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
-const partsOf = (ad, weights, heads) => heads.map(({ name, output }) => weights[name] * ad[output]);
+const partsOf = (ad, { heads, weights }) => heads.map(({ name, output }) => weights[name] * ad[output]);
 
-/** Returns the utility of an ad, the sum of weight times score, or null if it has no scores. */
-export const utilityOf = (ad, weights, heads) =>
-  ad.utility === null ? null : sum(partsOf(ad, weights, heads));
-
-/** Returns candidates by utility, each with its `utility` and `rank`. */
-export const rankedBy = (weights, heads, candidates) =>
-  // Ties, and candidates without scores, stay in retrieval order.
+/** Returns candidates by utility, each with its `utility` and `rank`; ties stay in retrieval order. */
+export const rankedBy = (view, candidates) =>
   candidates
-    .map((ad) => ({ ...ad, utility: utilityOf(ad, weights, heads) }))
+    .map((ad) => ({ ...ad, utility: sum(partsOf(ad, view)) }))
     .sort((a, b) => b.utility - a.utility)
     .map((ad, index) => ({ ...ad, rank: index + 1 }));
 
 /**
  * Draws ads, best first.
  *
- * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order,
- * `before`, the earlier rank of each ad id, or null, and `rival`, the {name, ranks} of the other
- * release, or null.
+ * `view` has the `heads` and `weights`, all `candidates` in retrieval order, and `before`, the rank
+ * of each ad id with the weights at first, or null.
  */
 export function drawAds(ads, view) {
-  const { heads, candidates, weights } = view;
   const isRanked = ads.length > 0 && ads[0].utility !== null;
-  const max = Object.fromEntries(
-    heads.map(({ output }) => [output, Math.max(0, ...candidates.map((ad) => ad[output]))]),
-  );
-  const reach = Math.max(...ads.map((ad) => sum(partsOf(ad, weights, heads).map(Math.abs))));
-  const maxima = heads.map(({ name, output }) => `${name} ${number(max[output])}`).join(", ");
-  render(
-    "scales",
-    isRanked &&
-      `A full bar is the highest score among the ${count(candidates.length)} candidates: ${maxima}. ` +
-        `The parts of the utility share one scale, up to ${number(reach)}; negative parts are pale.`,
-  );
-  render(
-    "ads",
-    ads.map((ad) => adItem(ad, { ...view, max, reach })),
-  );
+  const heads = isRanked ? view.heads : [];
+  const most = ({ output }) => Math.max(0, ...view.candidates.map((ad) => ad[output])) || 1;
+  const full = {
+    heads: heads.map(most),
+    utility: Math.max(...ads.map((ad) => sum(partsOf(ad, { ...view, heads }).map(Math.abs)))) || 1,
+  };
+  const titles = ["", "", "Ad", ...heads.map(({ name }) => name), isRanked ? "utility" : "retrieval score", ""];
+  byId("columns").replaceChildren(...titles.map((title) => element("th", { scope: "col" }, title)));
+  const buttons = () => [...byId("ads").querySelectorAll("td:last-child > button")];
+  const place = buttons().indexOf(document.activeElement);
+  byId("ads").replaceChildren(...ads.map((ad) => adRow(ad, { ...view, heads, full })));
+  // The next ad takes the focus of an excluded one.
+  if (place >= 0) (buttons()[place] ?? buttons().at(-1))?.focus();
 }
 
-function adItem(ad, view) {
-  const fold = ({ target }) => (target.open ? open.add(ad.ad_id) : open.delete(ad.ad_id));
-  const { title, picture, others } = partsToShow(ad);
-  const small = (text) => html`<small>${text}</small>`;
-  return html`
-    <li data-ad="${ad.ad_id}">
-      <div class="rank"><b>${ad.rank}</b>${moved(ad, view.before)}</div>
-      <div class="name">
-        ${
-          picture &&
-          html`<img src="${picture}" alt="" loading="lazy" onerror="${({ target }) => target.remove()}">`
-        }
-        <h3>
-          <span>${title ?? ad.ad_id}</span>
-          ${title != null && small(ad.ad_id)}
-          ${ad.explanation?.explored && small("drawn by exploration")}
-        </h3>
-        <p class="quiet">${summary(ad, others)}</p>
-        ${view.rival && html`<p class="quiet">${rankIn(view.rival, ad)}</p>`}
-      </div>
-      <div class="scores">${scores(ad, view)}</div>
-      <button type="button" id="exclude-${ad.ad_id}" aria-label="Exclude ${ad.ad_id}" title="Exclude this ad"
-        onclick="${() => exclude(ad.ad_id)}">✕</button>
-      <details open="${open.has(ad.ad_id)}" ontoggle="${fold}">
-        <summary aria-label="Details of ${ad.ad_id}">Details</summary>
-        <div class="tables">${utilityTable(ad, view)}${fieldTable(ad, view)}</div>
-      </details>
-    </li>`;
-}
+function adRow(ad, view) {
+  const node = copyOf("ad");
+  const [rank, picture, name, utility, last] = node.children;
+  node.dataset.ad = ad.ad_id;
+  rank.firstElementChild.textContent = ad.rank;
+  const [, move] = rank.children;
+  move.textContent = moved(ad, view.before);
+  move.className = move.textContent.startsWith("▲") ? "good" : "bad";
 
-const score = (label, value, drawn = null) => html`
-  <div class="score"><span class="quiet">${label}</span><span>${number(value)}</span>${drawn}</div>`;
+  const { title, url, others } = partsToShow(ad);
+  const image = picture.firstElementChild;
+  image.onerror = () => image.remove();
+  if (url) image.src = url;
+  else image.remove();
 
-function scores(ad, { heads, weights, max, reach }) {
-  if (ad.utility === null) return score("retrieval score", ad.retrieval_score);
-  let end = 0;
-  const parts = partsOf(ad, weights, heads).map((part, index) => {
-    const length = Math.abs(part) / (reach || 1);
-    end += length;
-    return [end - length, length, `${heads[index].kind}${part < 0 ? " negative" : ""}`];
+  const [heading, id, summary, details] = name.children;
+  heading.textContent = title ?? ad.ad_id;
+  id.textContent = title === null ? "" : ad.ad_id;
+  const pairs = (others.length ? others : Object.entries(ad.fields)).filter(([, value]) => value !== null);
+  summary.textContent = pairs
+    .slice(0, MAX_SUMMARY)
+    .map(([key, value]) => `${key} ${shown(value)}`)
+    .join(" · ");
+  details.open = open.has(ad.ad_id);
+  details.ontoggle = () => (details.open ? open.add(ad.ad_id) : open.delete(ad.ad_id));
+  const [, reasons, values] = details.children;
+  reasons.append(...reasonsOf(ad, view).map((text) => element("li", {}, text)));
+  values.append(...valueRows(ad));
+
+  const isRanked = ad.utility !== null;
+  const [total, bar] = utility.children;
+  total.textContent = number(isRanked ? ad.utility : ad.retrieval_score);
+  partsOf(ad, view).forEach((part, index) => {
+    const { kind } = view.heads[index];
+    bar.append(barOf(`${kind}${part < 0 ? " negative" : ""}`, Math.abs(part) / view.full.utility));
   });
-  const bars = heads.map(({ name, output, kind }) =>
-    score(name, ad[output], bar([0, ad[output] / (max[output] || 1), kind])),
-  );
-  return [...bars, score("utility", ad.utility, bar(...parts))];
+  const cells = view.heads.map(({ output, kind }, index) => {
+    const drawn = element("div", { className: "bar" }, barOf(kind, ad[output] / view.full.heads[index]));
+    return element("td", { className: "score" }, number(ad[output]), drawn);
+  });
+  utility.before(...cells);
+  const button = last.firstElementChild;
+  button.setAttribute("aria-label", `Exclude ${ad.ad_id}`);
+  button.onclick = () => exclude(ad.ad_id);
+  return node;
 }
 
-const TITLE = /(^|[_ .-])(title|name|headline)$/i;
-const PICTURE = /(^|[_ .-])(image|img|picture|photo|thumbnail)([_ .-]?(url|link|src))?$/i;
+/** Returns a part of a bar; `share` is its part of the width. */
+export function barOf(className, share) {
+  const part = element("span", { className });
+  part.style.width = `${100 * Math.max(0, share)}%`;
+  return part;
+}
+
+function moved(ad, before) {
+  if (!before) return "";
+  const was = before.get(ad.ad_id);
+  if (was === ad.rank) return "=";
+  return was > ad.rank ? `▲${was - ad.rank}` : `▼${ad.rank - was}`;
+}
 
 /** Returns an ad's title, the URL of its picture, and its other display values from the catalog. */
 function partsToShow({ show }) {
   const known = Object.entries(show ?? {}).filter(([, value]) => value !== null && value !== "");
   const [titleName, title] = known.find(([name]) => TITLE.test(name)) ?? [];
   const pictures = known.map(([name, value]) => [name, PICTURE.test(name) ? pictureUrl(value) : null]);
-  const [pictureName, picture] = pictures.find(([, url]) => url) ?? [];
+  const [pictureName, url] = pictures.find(([, found]) => found) ?? [];
   const others = known.filter(([name]) => name !== titleName && name !== pictureName);
-  return { title: title === undefined ? null : shown(title), picture, others };
+  return { title: title === undefined ? null : shown(title), url, others };
 }
 
 /** Returns the absolute form of a URL, which may be relative to the service; null for other values. */
@@ -115,57 +120,32 @@ function pictureUrl(value) {
   return ["http:", "https:"].includes(protocol) ? href : null;
 }
 
-/** Returns the first display values, or else the first fields; the ad's id is shown above. */
-function summary({ fields, ad_id: adId }, others) {
-  return (others.length ? others : Object.entries(fields))
-    .filter(([, value]) => value !== null && String(value) !== adId && String(value) !== "")
-    .slice(0, MAX_FIELDS_IN_SUMMARY)
-    .map(([name, value]) => html`<span>${name} <b>${shown(value)}</b></span>`);
+function reasonsOf(ad, view) {
+  const { heads, weights, candidates } = view;
+  const terms = heads.map(({ name, output }) => `${name} ${number(ad[output])} × ${number(weights[name])}`);
+  const place = candidates.findIndex((other) => other.ad_id === ad.ad_id) + 1;
+  const { rank_without_rules: rank, diversity_factor: factor, explored } = ad.explanation ?? {};
+  return [
+    heads.length > 0 && `Utility ${number(ad.utility)} = ${terms.join(" + ")}`,
+    place > 0 && `Retrieval: ${place} of ${candidates.length}, score ${number(ad.retrieval_score)}`,
+    rank && rank !== ad.rank && `Without rules: rank ${rank}`,
+    factor !== undefined && factor !== 1 && `Diversity: utility × ${number(factor)}`,
+    explored && "Drawn by exploration",
+    ad.propensity !== 1 && `Probability of this place: ${number(ad.propensity)}`,
+  ].filter(Boolean);
 }
 
-function rankIn({ name, ranks }, { ad_id: adId }) {
-  return ranks.has(adId) ? `rank ${ranks.get(adId)} in ${name}` : `not returned by ${name}`;
-}
-
-function moved(ad, before) {
-  if (!before) return null;
-  const was = before.get(ad.ad_id);
-  if (was === ad.rank) return html`<small>=</small>`;
-  const isUp = was > ad.rank;
-  const text = `${isUp ? "▲" : "▼"}${Math.abs(was - ad.rank)}`;
-  return html`<small class="${isUp ? "good" : "bad"}" title="was ${was}">${text}</small>`;
-}
-
-const table = (titles, rows) => html`<table>${head(...titles)}<tbody>${rows}</tbody></table>`;
-
-function utilityTable(ad, { heads, weights, candidates }) {
-  const parts = ad.utility === null ? [] : partsOf(ad, weights, heads);
-  const rows = heads
-    .slice(0, parts.length)
-    .map(({ name, output }, index) => row(name, number(ad[output]), weights[name], number(parts[index])));
-  const rank = candidates.findIndex((other) => other.ad_id === ad.ad_id) + 1;
-  const reason = ad.explanation;
-  const facts = [
-    ["utility", "", "", number(ad.utility)],
-    ["retrieval", number(ad.retrieval_score), "", rank > 0 && `rank ${rank}`],
-    reason && ["without rules", "", "", `rank ${reason.rank_without_rules}`],
-    reason && reason.diversity_factor !== 1 && ["diversity factor", "", "", number(reason.diversity_factor)],
-    ad.propensity !== 1 && ["propensity", "", "", number(ad.propensity)],
+function valueRows(ad) {
+  const button = (text, name, operator, value) => {
+    const onclick = () => restrict(name, operator, value);
+    return element("button", { type: "button", ariaLabel: `${text} ${name} ${shown(value)}`, onclick }, text);
+  };
+  const choices = (name, value) =>
+    isFilterable(name) &&
+    value !== null &&
+    !Array.isArray(value) && [button("Only", name, "any_of", value), button("Without", name, "none_of", value)];
+  return [
+    ...Object.entries(ad.show ?? {}).map(([name, value]) => row(name, shown(value), "")),
+    ...Object.entries(ad.fields).map(([name, value]) => row(name, shown(value), choices(name, value))),
   ];
-  return table(
-    ["", "Score", "Weight", "Part"],
-    [...rows, ...facts.filter(Boolean).map((fact) => row(...fact))],
-  );
-}
-
-function fieldTable(ad, { adFields }) {
-  const rows = Object.entries(ad.fields).map(([name, value], index) => {
-    const isKnown = adFields.some((field) => field.name === name) && value !== null && !Array.isArray(value);
-    const choice = (text, operator) => html`
-      <button type="button" id="${operator}-${index}-${ad.ad_id}" aria-label="${text} ${name} ${shown(value)}"
-        onclick="${() => restrict(name, operator, value)}">${text}</button>`;
-    return row(name, shown(value), isKnown && [choice("Only", "any_of"), choice("Without", "none_of")]);
-  });
-  const display = Object.entries(ad.show ?? {}).map(([name, value]) => row(name, shown(value), ""));
-  return table(["Field", "Value", ""], [...display, ...rows]);
 }

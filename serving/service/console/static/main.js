@@ -1,229 +1,172 @@
 // Requests an answer with all its candidates each time the request changes. New weights are
 // previewed at once, from the scores of the candidates.
 
-import { drawAds, rankedBy, utilityOf } from "./ads.js";
-import { ApiError, ask, clearFailure, onToken, showFailure } from "./api.js";
-import { drawFunnel, drawScatter, drawTime } from "./charts.js";
-import { drawFields, drawReleases, drawRules, drawSamples, drawWeights, showSample } from "./controls.js";
-import { drawFilters, suggestValues } from "./filters.js";
-import { byId, html, later, milliseconds, render, say } from "./html.js";
-import { drawJson, isJsonOpen, readJson, startJsonView } from "./json_view.js";
-import { drawRelease, nameOf, watchHealth } from "./release.js";
-import { change, current, headsOf, onChange, RELEASES, releaseOf, weightsOf } from "./request.js";
+import { barOf, drawAds, rankedBy } from "./ads.js";
+import { asObject, ask, byId, count, number, onToken, row, showFailure, shown } from "./page.js";
+import { current, headsOf, makeControls, onChange, readJson, suggestValues, weightsOf } from "./request.js";
 
-const RETRY_MS = 3_000;
-const SLOW_MS = 1_000;
 const DEBOUNCE_MS = 200;
+const HEALTH_PERIOD_MS = 5_000;
 
-// The bundle of the selected release; that of the other one if there is a canary, else null.
 let bundle = null;
-let rival = null;
 let answer = null;
-// {name, ranks} from the answer of the other release, {name, refusal} if it has none, or null.
-let compared = null;
 let running = null;
 let timer = 0;
-// The ads in the preview, until the service has confirmed their order, or null.
-let previewed = null;
 // {key, weights, ranks}: a request without its weights, the weights, and ad id -> rank in its answer.
 let base = null;
 
+const milliseconds = (value) => `${value.toFixed(value >= 100 ? 0 : value >= 1 ? 1 : 2)} ms`;
 const keyOf = ({ weights, ...rest }) => JSON.stringify(rest);
-const idsOf = (ads) => JSON.stringify(ads.map((ad) => ad.ad_id));
-
-/** Loads the description of the service and the first answer. */
-async function start() {
-  try {
-    await describe();
-  } catch (error) {
-    showFailure(error);
-    // A service that is starting will answer soon.
-    if (error.status === 0 || error.status >= 500) setTimeout(() => bundle ?? start(), RETRY_MS);
-    return;
-  }
-  byId("app").hidden = false;
-  // On a phone, open query fields would push the answer far down.
-  byId("query-fields").open = matchMedia("(min-width: 901px)").matches;
-  drawSamples(bundle);
-  drawRequest();
-  recommend();
-}
-
-/** Loads the description of the served releases. */
-async function describe(signal) {
-  const described = await ask(`v1/bundle?release=${releaseOf()}`, undefined, signal);
-  const other = described.releases?.find(
-    ({ role, version }) => RELEASES.includes(role) && version !== described.version,
-  );
-  if (other?.version !== rival?.version) {
-    rival = other ? await ask(`v1/bundle?release=${other.role}`, undefined, signal) : null;
-  }
-  const isNew = bundle !== null && bundle.version !== described.version;
-  bundle = described;
-  drawRelease(bundle, rival);
-  if (isNew) {
-    drawSamples(bundle);
-    drawRequest();
-  }
-}
-
-function drawRequest() {
-  showSample();
-  for (const draw of [drawReleases, drawFields, drawWeights, drawFilters, drawRules]) draw(bundle);
-  drawJson();
-}
-
-function changed(path) {
-  later(drawRequest);
-  if (path[0] === "weights" && answer?.order === "utility") preview();
-  clearTimeout(timer);
-  timer = setTimeout(recommend, DEBOUNCE_MS);
-}
-
-/** Returns the heads whose scores the answer has: it may be from a release with other heads. */
-const headsOfAnswer = () =>
-  headsOf(bundle).filter(({ output }) => answer.candidates.every((ad) => output in ad));
-
-/** Orders the candidates by the new weights, before the service answers. */
-function preview() {
-  const ads = rankedBy(weightsOf(bundle), headsOfAnswer(), answer.candidates).slice(0, answer.ads.length);
-  previewed = idsOf(ads);
-  drawOrder(ads);
-  say("status", "Preview with these weights; waiting for the service…");
-}
-
-function drawOrder(ads) {
-  const [heads, weights] = [headsOfAnswer(), weightsOf(bundle)];
-  const isComparable = answer.order === "utility" && base?.key === keyOf(current());
-  const isReweighted = isComparable && base.weights !== JSON.stringify(weights);
-  drawAds(ads, {
-    heads,
-    weights,
-    candidates: answer.candidates,
-    adFields: bundle.ad_fields.filter(({ kind }) => kind !== "dense"),
-    before: isReweighted ? base.ranks : null,
-    rival: compared?.ranks && compared,
-  });
-  // In retrieval order, with the utilities that these weights give.
-  drawScatter(
-    answer.candidates.map((ad) => ({ ...ad, utility: utilityOf(ad, weights, heads) })),
-    ads,
-  );
-}
+const isRanked = () => answer?.order === "utility";
+// The answer may be from a release with other heads.
+const viewOf = () => ({
+  heads: headsOf(bundle).filter(({ output }) => answer.candidates.every((ad) => output in ad)),
+  weights: weightsOf(bundle),
+  candidates: answer.candidates,
+});
 
 async function recommend() {
   clearTimeout(timer);
   running?.abort();
   const { signal } = (running = new AbortController());
   document.body.classList.add("busy");
-  const slow = setTimeout(() => say("status", "Waiting for the service…"), SLOW_MS);
   try {
-    // First, because a new release may not have the fields of the request, and refuse it.
+    // First, because a new release may have other fields.
     await describe(signal);
-    const started = performance.now();
     const request = { release: "stable", ...current(), explain: true, candidates: true, dry_run: true };
-    const received = await ask("v1/recommend", request, signal);
-    const roundTripMs = performance.now() - started;
-    compared = rival && (await comparison(request, signal));
-    clearFailure();
-    answer = received;
-    show(roundTripMs);
+    const started = performance.now();
+    answer = await ask("v1/recommend", request, signal);
+    byId("failure").textContent = "";
+    show(performance.now() - started);
   } catch (error) {
-    if (error.name === "AbortError") return;
-    showFailure(error);
-    const last = answer && `The answer below is the last one received, from release ${answer.bundle_version}.`;
-    say("status", last ?? "");
+    if (error.name !== "AbortError") showFailure(error);
   } finally {
-    clearTimeout(slow);
     if (running.signal === signal) document.body.classList.remove("busy");
   }
 }
 
-/** Returns the ranks of ads in the answer of the other release, or why it has none. */
-async function comparison(request, signal) {
-  const release = RELEASES.find((name) => name !== releaseOf());
-  const name = nameOf(rival);
-  try {
-    const { ads, degraded } = await ask("v1/recommend", { ...request, release }, signal);
-    return { name, ranks: new Map(ads.map((ad) => [ad.ad_id, ad.rank])), degraded };
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    return { name, refusal: error.message };
+async function describe(signal) {
+  const release = current().release === "canary" ? "canary" : "stable";
+  const described = await ask(`v1/bundle?release=${release}`, undefined, signal);
+  const isNew = described.version !== bundle?.version;
+  bundle = described;
+  if (isNew) makeControls(bundle);
+  byId("app").hidden = false;
+  drawRelease();
+}
+
+function changed(path) {
+  if (path[0] === "weights" && isRanked()) {
+    draw(rankedBy(viewOf(), answer.candidates).slice(0, answer.ads.length));
+    byId("status").textContent = "Preview with these weights; waiting for the service…";
   }
+  clearTimeout(timer);
+  timer = setTimeout(recommend, DEBOUNCE_MS);
+}
+
+function draw(ads) {
+  const isReweighted =
+    isRanked() && base?.key === keyOf(current()) && base.weights !== JSON.stringify(weightsOf(bundle));
+  drawAds(ads, { ...viewOf(), before: isReweighted ? base.ranks : null });
 }
 
 function show(roundTripMs) {
-  const { ads, candidates, order } = answer;
-  const isRanked = order === "utility";
-  drawOrder(ads);
-  rememberRanks();
-  suggestValues(candidates);
-  render("compared", compared && comparedWith(compared, ads));
-  drawTime(answer, roundTripMs);
-  drawFunnel([
-    ["ads in the catalog", bundle.live.num_ads],
-    // If a degraded answer was ranked at all, it has only the ranked candidates.
-    [answer.degraded && isRanked ? "ranked candidates" : "retrieved candidates", candidates.length],
-    [isRanked ? "ranked, by utility" : "in retrieval order", ads.length],
-  ]);
-  const time = milliseconds(answer.stage_ms.total);
-  const user = answer.user_data ? ` User data: ${answer.user_data}.` : "";
-  const text = `${ads.length} ads from release ${answer.bundle_version} in ${time}.${user}`;
-  const isConfirmed = previewed === idsOf(ads);
-  const confirmed = isConfirmed
-    ? "The service confirms this order."
-    : "This is the service's order, with its rules applied.";
-  say("status", previewed && isRanked ? `${confirmed} ${text}` : text);
-  previewed = null;
-  drawNotices(isRanked);
-}
-
-function comparedWith({ name, ranks, degraded, refusal }, ads) {
-  if (!ranks) return `${name} has no answer to this request: ${refusal}`;
-  const common = ads.filter((ad) => ranks.has(ad.ad_id)).length;
-  return [
-    `${name} also returns ${common} of these ${ads.length} ads. `,
-    degraded && `Its answer is degraded: ${degraded}`,
-  ];
-}
-
-/** Keeps the ranks in the first ranked answer to a request, as the baseline for other weights. */
-function rememberRanks() {
-  if (answer.order !== "utility" || base?.key === keyOf(current())) return;
-  const ranks = new Map();
-  for (const { ad_id: adId } of [
-    ...answer.ads,
-    ...rankedBy(weightsOf(bundle), headsOf(bundle), answer.candidates),
-  ]) {
-    if (!ranks.has(adId)) ranks.set(adId, ranks.size + 1);
+  const { ads, candidates, degraded, explanation, shortage } = answer;
+  if (isRanked() && base?.key !== keyOf(current())) {
+    const ids = [...ads, ...rankedBy(viewOf(), candidates)].map((ad) => ad.ad_id);
+    const ranks = new Map([...new Set(ids)].map((id, index) => [id, index + 1]));
+    base = { key: keyOf(current()), weights: JSON.stringify(weightsOf(bundle)), ranks };
   }
-  base = { key: keyOf(current()), weights: JSON.stringify(weightsOf(bundle)), ranks };
+  draw(ads);
+  suggestValues(candidates);
+  drawTime(roundTripMs);
+  byId("weights-box").disabled = !isRanked();
+  byId("degraded").textContent = degraded ? `Degraded answer: ${degraded}` : "";
+  byId("status").textContent =
+    `${count(bundle.live.num_ads)} ads → ${count(candidates.length)} candidates → ${ads.length} ads ` +
+    `from release ${answer.bundle_version} in ${milliseconds(answer.stage_ms.total)}.` +
+    (answer.user_data ? ` User data: ${answer.user_data}.` : "");
+  const rules = [
+    ...explanation.at_frequency_cap.map(({ field, count: n }) => `${field ?? "ads"} at a frequency cap: ${n}`),
+    ...explanation.left_out.map(({ rule, field, count: n }) => `${rule} ${field ?? ""} left out ${n}`),
+  ];
+  byId("shortage").textContent = [shortage, rules.length && `Rules: ${rules.join("; ")}.`].filter(Boolean).join(" ");
 }
 
-function drawNotices(isRanked) {
-  const title = isRanked
-    ? "Degraded answer: not all candidates were ranked."
-    : "Degraded answer: the ads are in retrieval order, without scores.";
-  const again = html`<button type="button" onclick="${recommend}">Retry</button>`;
-  render("degraded", answer.degraded && html`<strong>${title}</strong> ${answer.degraded} ${again}`);
-  byId("weights-box").disabled = !isRanked;
-  const { at_frequency_cap: reached, left_out: leftOut } = answer.explanation;
-  const rules = [
-    ...reached.map(({ field, count }) => `${field ? `values of ${field}` : "ads"} at a frequency cap: ${count}`),
-    ...leftOut.map(({ rule, field, count }) => `${rule}${field ? ` on ${field}` : ""} left out ${count}`),
-  ];
-  render("shortage", [answer.shortage, rules.length > 0 && ` Rules: ${rules.join("; ")}.`]);
+/** Draws the stages of an answer, one after another on one time line. */
+function drawTime(roundTripMs) {
+  const { total, ...stages } = answer.stage_ms;
+  const known = Object.entries(stages).filter(([, value]) => Number.isFinite(value));
+  const inStages = known.reduce((time, [, value]) => time + value, 0);
+  const whole = Math.max(roundTripMs, total, inStages);
+  known.push(["validation and selection", Math.max(0, total - inStages)]);
+  known.push(["HTTP and browser", whole - Math.max(total, inStages)]);
+  let end = 0;
+  const rows = known.map(([name, value]) => {
+    end += value;
+    const drawn = [barOf("space", (end - value) / whole), barOf("fill", value / whole)];
+    const line = row(name.replaceAll("_", " "), drawn, milliseconds(value));
+    line.children[1].className = "bar";
+    return line;
+  });
+  byId("stages").replaceChildren(...rows, row("total", "", milliseconds(whole)));
+}
+
+function drawRelease() {
+  const { version, heads, index, live, metrics, releases, weak_heads: weak } = bundle;
+  byId("release").textContent = `Release ${version} · ${count(live.num_ads)} ads`;
+  const absent = Object.keys(heads).filter((name) => !heads[name]);
+  byId("heads").textContent = [
+    bundle.parts.includes("ranker") ? "" : "This release has no ranker: ads are in retrieval order.",
+    absent.length && bundle.parts.includes("ranker") ? `No ${absent.join(" or ")} head: its log had no such label.` : "",
+    ...Object.entries(weak).map(([name, why]) => `${name} is weak: ${why}`),
+  ].join(" ");
+  const facts = {
+    version: releases.map((release) => `${release.version} (${release.role})`).join(", "),
+    exported: bundle.created && new Date(bundle.created).toLocaleString(),
+    ads: count(live.num_ads),
+    "live updates": live.num_updates,
+    index: index.kind,
+    "index recall@500": index.recall_at_500_against_exact,
+    training: bundle.training_id,
+    refused: bundle.refused,
+  };
+  for (const [head, { metrics: measured }] of Object.entries(asObject(asObject(metrics).ranker))) {
+    for (const name of ["auc", "calibration_ratio"]) {
+      const { value, interval } = asObject(measured?.[name]);
+      const range = interval ? ` (${interval.map(number).join(" to ")})` : "";
+      if (value != null) facts[`${head}: ${name.replaceAll("_", " ")}`] = `${number(value)}${range}`;
+    }
+  }
+  const known = Object.entries(facts).filter(([, value]) => value != null);
+  byId("about").replaceChildren(...known.map(([name, value]) => row(name, shown(value))));
+}
+
+/** Polls the readiness while the page is visible. When the service is back, it asks again. */
+async function watch() {
+  if (document.hidden) return;
+  const health = byId("health");
+  const wasGone = health.dataset.state === "no answer";
+  try {
+    const { degraded } = await ask("readyz");
+    [health.dataset.state, health.title] = [degraded ? "degraded" : "ready", degraded ?? ""];
+  } catch (error) {
+    [health.dataset.state, health.title] = [error.status ? "not ready" : "no answer", error.message];
+  }
+  health.textContent = health.dataset.state;
+  const isBack = health.dataset.state !== "no answer" && (wasGone || !bundle);
+  if (isBack && !byId("token-dialog").open) recommend();
 }
 
 onChange(changed);
-onToken(start);
-startJsonView();
-byId("request").addEventListener("submit", (event) => {
+onToken(recommend);
+byId("json").onchange = () => (byId("failure").textContent = readJson());
+byId("request").onsubmit = (event) => {
   event.preventDefault();
-  if (!isJsonOpen() || readJson()) recommend();
-});
-byId("default-weights").addEventListener("click", () => change(["weights"], undefined));
-new ResizeObserver(() => answer && drawOrder(answer.ads)).observe(byId("scatter"));
-start();
-// When the service is back, an answer replaces the notice that it was gone.
-watchHealth(() => byId("failure").textContent && bundle && recommend());
+  const problem = readJson();
+  byId("failure").textContent = problem;
+  if (!problem) recommend();
+};
+recommend();
+watch();
+setInterval(watch, HEALTH_PERIOD_MS);
