@@ -24,7 +24,7 @@ def test_each_raw_kind_has_a_tensor_a_column_of_the_impression_log_and_a_descrip
 
 
 def test_the_console_offers_the_conditions_that_fields_of_each_kind_take():
-    script = (ROOT / "serving/service/console/static/filters.js").read_text()
+    script = (ROOT / "serving/service/console/static/request.js").read_text()
     (table,) = re.findall(r"const OPERATORS = \{(.*?)\n\};", script, re.DOTALL)
     offered = dict(re.findall(r"(\w+): (\[.*\]),", table))
     assert {kind: set(json.loads(parts)) for kind, parts in offered.items()} == {
