@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from serving.client.async_client import AsyncClient
 from serving.client.client import Client
-from serving.client.http_calls import Retry
 
 if TYPE_CHECKING:
     from serving.client.local_client import LocalClient
 
-__all__ = ["AsyncClient", "Client", "LocalClient", "Retry"]
+__all__ = ["AsyncClient", "Client", "LocalClient"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,39 +5,35 @@ async with AsyncClient("http://127.0.0.1:8080") as client:
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import httpx
 
 from serving import errors
-from serving.client import http_calls
+from serving.client import calls
+from serving.requests import Answer, Event, EventsAdded, Request
 
 
-class AsyncClient(http_calls.Calls):
-    """Client of one service for one event loop, with the methods of `client.Client` as coroutines.
+class AsyncClient:
+    """Client of one service for one event loop, with the methods of `Client` as coroutines.
 
-    It keeps connections open. Arguments and errors are the same as for `client.Client`.
+    It keeps connections open. Arguments and errors are the same as for `Client`.
     """
 
     def __init__(
         self,
         base_url: str,
         *,
-        timeout_seconds: float = http_calls.DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float = 10.0,
         token: str | None = None,
         verify: bool | str = True,
-        retry: http_calls.Retry | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        attempts: int = 3,
     ) -> None:
-        """Creates a client; see `client.Client` for the arguments and errors."""
-        options = http_calls.options(base_url, token, verify, timeout_seconds)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        http = self._client = httpx.AsyncClient(transport=transport, **options)
-        super().__init__(http, self._sent, sleep, retry, timeout_seconds, clock)
+        """Creates a client; see `Client` for the arguments and errors."""
+        self._http = httpx.AsyncClient(**calls.options(base_url, timeout_seconds, token, verify))
+        self._timeout_seconds = timeout_seconds
+        self._attempts = attempts
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,31 +42,61 @@ class AsyncClient(http_calls.Calls):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections.
+        """Closes the connections."""
+        await self._http.aclose()
 
-        Raises:
-            TfrecClientError: They belong to another event loop.
-        """
-        if not self._client.is_closed:
-            self._check_loop()
-            await self._client.aclose()
+    async def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+        """Returns the best ads for one request."""
+        return await self._run(calls.recommend(request, fields))
 
-    async def _sent(self, arguments: dict[str, Any]) -> httpx.Response:
-        """Sends a request; httpx's timeout is per read, and an answer may arrive in many reads."""
-        self._check_loop()
+    async def recommend_batch(
+        self, requests: Iterable[Request | Mapping[str, Any]]
+    ) -> list[Answer]:
+        """Returns the answers to many requests, in the same order."""
+        return await self._run(calls.recommend_batch(requests))
+
+    async def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
+        """Adds events to the histories of users in the user store."""
+        return await self._run(calls.add_events(events))
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        """Replaces the profile of a user in the user store."""
+        await self._run(calls.set_profile(user_id, profile))
+
+    async def get_user(self, user_id: str) -> dict[str, Any]:
+        """Returns the stored data of a user: profile, actions and impressions."""
+        return await self._run(calls.get_user(user_id))
+
+    async def delete_user(self, user_id: str) -> bool:
+        """Erases a user from the user store; returns whether it had anything of the user."""
+        return await self._run(calls.delete_user(user_id))
+
+    async def bundle(self) -> dict[str, Any]:
+        """Describes the served release."""
+        return await self._run(calls.BUNDLE)
+
+    async def health(self) -> bool:
+        """Returns whether the service is alive."""
+        return await self._run(calls.HEALTH)
+
+    async def ready(self) -> bool:
+        """Returns whether the service expects to give full answers."""
         try:
-            async with asyncio.timeout(arguments["timeout"]):
-                return await self._client.request(**arguments)
-        except TimeoutError as error:
-            raise httpx.ReadTimeout("The answer was incomplete.") from error
+            return await self._run(calls.READY)
+        except errors.ClientServiceError as error:
+            if error.code not in calls.NOT_READY:
+                raise
+            return False
 
-    def _check_loop(self) -> None:
-        """Checks that the connections belong to the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        if self._loop is not loop:
-            raise errors.TfrecClientError(
-                "The client belongs to the event loop of its first call, but this is a "
-                "different one. Create a client in each."
-            )
+    async def _run(self, call: calls.Call[calls.Result]) -> calls.Result:
+        attempts = calls.Attempts(call, self._http.base_url, self._timeout_seconds, self._attempts)
+        while True:
+            outcome: httpx.Response | httpx.RequestError
+            try:
+                outcome = await self._http.request(**attempts.request())
+            except httpx.RequestError as error:
+                outcome = error
+            pause_seconds = attempts.pause_seconds(outcome)
+            if pause_seconds is None:
+                return attempts.result(outcome)
+            await asyncio.sleep(pause_seconds)

@@ -9,34 +9,31 @@
 in this process, without a service.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, Unpack
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import httpx
 
-from serving.client import http_calls
-from serving.requests import Answer, Event, EventFields, EventsAdded, Request, RequestFields
+from serving import errors
+from serving.client import calls
+from serving.requests import Answer, Event, EventsAdded, Request
 
 
 class Client:
     """Client of one service. It keeps connections open and is thread-safe.
 
-    A forked process may use it, too, and opens its own connections.
+    Processes must not share a client: create one in each.
     """
 
     def __init__(
         self,
         base_url: str,
         *,
-        timeout_seconds: float = http_calls.DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float = 10.0,
         token: str | None = None,
         verify: bool | str = True,
-        retry: http_calls.Retry | None = None,
-        transport: httpx.BaseTransport | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        attempts: int = 3,
     ) -> None:
         """Creates a client, without sending anything.
 
@@ -47,38 +44,15 @@ class Client:
             token: Bearer token of the service.
             verify: Whether the certificate of an https service is verified, or a PEM file with
                 the authorities to trust.
-            retry: When a call is retried; None: the defaults.
-            transport: Replaces the network, for tests.
-            clock: Returns seconds, for timeout_seconds.
-            sleep: Waits the given seconds between two attempts.
+            attempts: Maximum number of attempts of a call. A broken connection, 429 and 503 are
+                retried, after the pause that the service asks for.
 
         Raises:
             TfrecClientError: An argument is not valid.
         """
-        self._options = http_calls.options(base_url, token, verify, timeout_seconds)
-        self._transport = transport
-        self._retry = retry
+        self._http = httpx.Client(**calls.options(base_url, timeout_seconds, token, verify))
         self._timeout_seconds = timeout_seconds
-        self._clock = clock
-        self._sleep = sleep
-        self._connect()
-
-    def _connect(self) -> None:
-        self._http = httpx.Client(transport=self._transport, **self._options)
-        self._process_calls = http_calls.Calls(
-            self._http, self._send, self._pause, self._retry, self._timeout_seconds, self._clock
-        )
-        self._process_id = os.getpid()
-
-    @property
-    def _calls(self) -> http_calls.Calls:
-        """The calls over this process's connections.
-
-        Processes that share a connection after a fork would get each other's answers.
-        """
-        if self._process_id != os.getpid() and not self._http.is_closed:
-            self._connect()
-        return self._process_calls
+        self._attempts = attempts
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +64,7 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
-    def recommend(self, request: Request | None = None, **fields: Unpack[RequestFields]) -> Answer:
+    def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
         """Returns the best ads for one request.
 
         Args:
@@ -108,109 +82,57 @@ class Client:
             ClientReplyError: The reply does not come from a tfrec service, or answers another
                 request.
         """
-        return http_calls.run_at_once(self._calls.recommend(request, **fields))
+        return self._run(calls.recommend(request, fields))
 
-    def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
-        """Returns the answers to many requests, in the same order.
+    def recommend_batch(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Answer]:
+        """Returns the answers to requests, or to their JSON objects, in the same order."""
+        return self._run(calls.recommend_batch(requests))
 
-        Args:
-            requests: Requests, or their JSON objects with the fields of `Request`.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
-        """
-        return http_calls.run_at_once(self._calls.recommend_batch(requests))
-
-    def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
-        """Adds events to the histories of users; for a service with a user store.
+    def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
+        """Adds events, or their JSON objects, to the histories of users in the user store.
 
         Events can be added again: events of a user with the same id count once.
-
-        Args:
-            events: Events, or their JSON objects with the fields of `serving.requests.Event`.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
         """
-        return http_calls.run_at_once(self._calls.add_events(events))
+        return self._run(calls.add_events(events))
 
     def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
-        """Replaces the profile of a user; for a service with a user store.
-
-        Args:
-            user_id: Id of the user.
-            profile: Raw query fields that describe the user.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
-        """
-        http_calls.run_at_once(self._calls.set_profile(user_id, profile))
+        """Replaces the profile of a user, raw query fields, in the user store."""
+        self._run(calls.set_profile(user_id, profile))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
-        """Returns the stored data of a user: profile, actions and impressions.
-
-        Args:
-            user_id: Id of the user.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
-        """
-        return http_calls.run_at_once(self._calls.get_user(user_id))
+        """Returns the stored data of a user: profile, actions and impressions."""
+        return self._run(calls.get_user(user_id))
 
     def delete_user(self, user_id: str) -> bool:
-        """Erases a user from the user store; returns whether it had anything of the user.
-
-        Args:
-            user_id: Id of the user.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
-        """
-        return http_calls.run_at_once(self._calls.delete_user(user_id))
+        """Erases a user from the user store; returns whether it had anything of the user."""
+        return self._run(calls.delete_user(user_id))
 
     def bundle(self) -> dict[str, Any]:
-        """Describes the served release: version, fields, heads, index, metrics, updates.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
-        """
-        return http_calls.run_at_once(self._calls.bundle())
+        """Describes the served release: version, fields, heads, index, metrics, updates."""
+        return self._run(calls.BUNDLE)
 
     def health(self) -> bool:
-        """Returns whether the service answers.
-
-        Raises:
-            TfrecClientError: The service does not answer.
-        """
-        return http_calls.run_at_once(self._calls.health())
+        """Returns whether the service is alive; raises `TfrecClientError` without an answer."""
+        return self._run(calls.HEALTH)
 
     def ready(self) -> bool:
-        """Returns whether the service expects to give full answers.
-
-        Raises:
-            TfrecClientError: The service does not answer.
-        """
-        return http_calls.run_at_once(self._calls.ready())
-
-    async def _pause(self, seconds: float) -> None:
-        self._sleep(seconds)
-
-    async def _send(self, arguments: dict[str, Any]) -> httpx.Response:
-        """Sends a request; httpx's timeout is per read, and an answer may arrive in many reads."""
-        end = self._clock() + arguments["timeout"]
-        request = self._http.build_request(**arguments)
-        response = self._http.send(request, stream=True)
-        parts = []
+        """Returns whether the service expects to give full answers."""
         try:
-            for part in response.iter_raw():
-                parts.append(part)
-                if self._clock() > end:
-                    raise httpx.ReadTimeout("The answer was incomplete.", request=request)
-        finally:
-            response.close()
-        return httpx.Response(
-            response.status_code,
-            headers=response.headers,
-            content=b"".join(parts),
-            request=request,
-        )
+            return self._run(calls.READY)
+        except errors.ClientServiceError as error:
+            if error.code not in calls.NOT_READY:
+                raise
+            return False
+
+    def _run(self, call: calls.Call[calls.Result]) -> calls.Result:
+        attempts = calls.Attempts(call, self._http.base_url, self._timeout_seconds, self._attempts)
+        while True:
+            outcome: httpx.Response | httpx.RequestError
+            try:
+                outcome = self._http.request(**attempts.request())
+            except httpx.RequestError as error:
+                outcome = error
+            pause_seconds = attempts.pause_seconds(outcome)
+            if pause_seconds is None:
+                return attempts.result(outcome)
+            time.sleep(pause_seconds)

@@ -9,33 +9,21 @@ For notebooks, batch jobs and tests. It verifies the bundle as a service does. I
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from concurrent import futures
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar
 
 from serving import errors, orchestrator, releases, users
-from serving.client import http_calls
+from serving.client import calls
 from serving.config import OrchestratorConfig
 from serving.ranker import LocalRanker
-from serving.requests import (
-    Answer,
-    Event,
-    EventFields,
-    EventsAdded,
-    Request,
-    RequestFields,
-    UserId,
-    parse,
-)
+from serving.requests import Answer, Event, EventsAdded, Request, UserId
 
 Result = TypeVar("Result")
 
 
 class LocalClient:
-    """Answers requests from a bundle; thread-safe.
-
-    A forked process cannot use it, because its threads and those of TensorFlow are not forked.
-    """
+    """Answers requests from a bundle; thread-safe. A forked process cannot use it."""
 
     def __init__(
         self,
@@ -65,11 +53,8 @@ class LocalClient:
         self._loop = asyncio.new_event_loop()
         # A coroutine submitted to a stopped loop would never finish.
         self._lock = threading.Lock()
-        self._closed = False
-        self._process_id = os.getpid()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="local-client", daemon=True
-        )
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
             ranker = LocalRanker(self._release) if self._release.manifest.has_ranker else None
@@ -78,7 +63,7 @@ class LocalClient:
             self._service = orchestrator.Orchestrator(
                 self._release, ranker, config, users=self._users
             )
-            self._wait(self._service.verify_ranker(60.0))
+            self._run(self._service.verify_ranker(60.0))
         except BaseException:
             self.close()
             raise
@@ -90,16 +75,11 @@ class LocalClient:
         self.close()
 
     def close(self) -> None:
-        """Stops the threads and cancels the calls in flight.
-
-        Does nothing in a forked process, which has no such threads.
-        """
-        if self._is_forked:
-            return
+        """Stops the threads and cancels the calls in flight."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
-            self._closed = True
+            self._is_closed = True
             ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         try:
             ended.result()
@@ -109,111 +89,89 @@ class LocalClient:
             self._loop.close()
             self._release.close()
 
-    def recommend(self, request: Request | None = None, **fields: Unpack[RequestFields]) -> Answer:
-        """Returns the best ads for one request; see `client.Client.recommend` for the arguments.
+    def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+        """Returns the best ads for one request; see `Client.recommend` for the arguments.
 
         Raises:
             ClientRequestError: The request is refused.
             ClientOverloadedError: The request cannot be answered in time.
         """
-        valid = http_calls.request_of(request, fields)
-        return _with_role(valid, self._call(lambda service: service.recommend(valid)))
+        valid = calls.request_of(request, fields)
+        return _with_role(valid, self._run(self._open.recommend(valid)))
 
-    def recommend_batch(self, requests: Iterable[Request | RequestFields]) -> list[Answer]:
-        """Returns the answers to many requests, in the same order.
-
-        Raises:
-            TfrecClientError: Same as `recommend`.
-        """
-        batch = http_calls.requests_of(requests)
-        answers = self._call(lambda service: service.recommend_batch(batch))
+    def recommend_batch(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Answer]:
+        """Returns the answers to requests, or to their JSON objects, in the same order."""
+        batch = calls.requests_of(requests)
+        answers = self._run(self._open.recommend_batch(batch))
         return [_with_role(*pair) for pair in zip(batch, answers, strict=True)]
 
-    def add_events(self, events: Iterable[Event | EventFields]) -> EventsAdded:
-        """Adds events to the histories of users; see `client.Client.add_events` for the arguments.
+    def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
+        """Adds events, or their JSON objects, to the histories of users in the user store.
 
         Raises:
             ClientRequestError: An event is refused.
             UserStoreError: The user store failed.
         """
-        batch = http_calls.event_batch(events)
-        return self._call(
-            lambda service: orchestrator.EventIntake(_stored(service)).add(batch.events)
-        )
+        batch = calls.event_batch(events)
+        return self._run(orchestrator.EventIntake(self._stored).add(batch.events))
 
     def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
-        """Replaces the profile of a user; see `client.Client` for the arguments and errors."""
-
-        async def write(service: orchestrator.Orchestrator) -> None:
-            service.check_profile(user_id, profile)
-            await _stored(service).set_profile(user_id, profile)
-
-        self._call(write)
+        """Replaces the profile of a user, raw query fields, in the user store."""
+        try:
+            self._open.check_profile(user_id, profile)
+        except errors.InvalidRequestError as error:
+            raise calls.refused(error) from error
+        self._run(self._stored.set_profile(user_id, profile))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
         """Returns the stored data of a user: profile, actions and impressions."""
-
-        async def read(service: orchestrator.Orchestrator) -> dict[str, Any]:
-            parse(UserId, {"user_id": user_id})
-            return (await _stored(service).get(user_id)).to_json()
-
-        return self._call(read)
+        return self._run(self._stored.get(_known(user_id))).to_json()
 
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
-
-        async def delete(service: orchestrator.Orchestrator) -> bool:
-            parse(UserId, {"user_id": user_id})
-            return await _stored(service).delete(user_id)
-
-        return self._call(delete)
+        return self._run(self._stored.delete(_known(user_id)))
 
     def bundle(self) -> dict[str, Any]:
         """Describes the served release."""
-        return orchestrator.describe_release(self._open())
+        return orchestrator.describe_release(self._open)
 
     def health(self) -> bool:
         """Returns whether the client is open."""
-        return not self._closed and not self._is_forked
+        return not self._is_closed
 
     def ready(self) -> bool:
         """Returns whether full answers are expected."""
-        return self._open().not_ready is None
+        return self._open.not_ready is None
 
-    def _call(
-        self, method: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
-    ) -> Result:
+    @property
+    def _open(self) -> orchestrator.Orchestrator:
+        if self._service is None or self._is_closed:
+            raise _closed()
+        return self._service
+
+    @property
+    def _stored(self) -> orchestrator.UserData:
+        if self._open.users is None:
+            raise errors.TfrecClientError(
+                "The client has no user store. Create it with user_store."
+            )
+        return self._open.users
+
+    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Runs a call; raises the same errors for refusals as the HTTP client."""
+        with self._lock:
+            if self._is_closed:
+                coroutine.close()
+                raise _closed()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return self._wait(method(self._open()))
+            return future.result()
         except errors.InvalidRequestError as error:
-            raise http_calls.refused(error) from error
+            raise calls.refused(error) from error
         except errors.OverloadedError as error:
             raise errors.ClientOverloadedError(429, error.code, str(error)) from error
         except futures.CancelledError as error:
             raise errors.TfrecClientError("The client was closed before the answer.") from error
-
-    @property
-    def _is_forked(self) -> bool:
-        return self._process_id != os.getpid()
-
-    def _open(self) -> orchestrator.Orchestrator:
-        if self._is_forked:
-            raise errors.TfrecClientError(
-                "The client belongs to the process that this one was forked from. Start "
-                "processes with the method spawn, and create a client in each."
-            )
-        if self._service is None or self._closed:
-            raise http_calls.closed()
-        return self._service
-
-    def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        with self._lock:
-            if self._closed:
-                coroutine.close()
-                raise http_calls.closed()
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return future.result()
 
     async def _end(self) -> None:
         running = asyncio.all_tasks() - {asyncio.current_task()}
@@ -226,12 +184,14 @@ class LocalClient:
             await self._users.close()
 
 
+def _closed() -> errors.TfrecClientError:
+    return errors.TfrecClientError("The client is closed. Create another.")
+
+
+def _known(user_id: str) -> str:
+    return calls.parsed(UserId, {"user_id": user_id}).user_id
+
+
 def _with_role(request: Request, answer: Answer) -> Answer:
     """Returns the answer as a service without a canary would return it."""
     return answer if request.release is None else answer.model_copy(update={"release": "stable"})
-
-
-def _stored(service: orchestrator.Orchestrator) -> orchestrator.UserData:
-    if service.users is None:
-        raise errors.TfrecClientError("The client has no user store. Create it with user_store.")
-    return service.users
