@@ -10,9 +10,8 @@ from typing import Any, Self
 
 import httpx
 
-from serving import errors
 from serving.client import calls
-from serving.requests import Answer, Event, EventsAdded, Request
+from serving.requests import Answer, Event, EventsAdded, Request, UserDeleted
 
 
 class AsyncClient:
@@ -47,49 +46,52 @@ class AsyncClient:
 
     async def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
         """Returns the best ads for one request."""
-        return await self._run(calls.recommend(request, fields))
+        body = calls.body_of(calls.request_of(request, fields))
+        return calls.answer_to(body, await self._call("POST", "/v1/recommend", body))
 
     async def recommend_batch(
         self, requests: Iterable[Request | Mapping[str, Any]]
     ) -> list[Answer]:
         """Returns the answers to many requests, in the same order."""
-        return await self._run(calls.recommend_batch(requests))
+        bodies = [calls.body_of(request) for request in calls.requests_of(requests)]
+        path = "/v1/recommend/batch"
+        return calls.answers_to(bodies, await self._call("POST", path, {"requests": bodies}))
 
     async def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
         """Adds events to the histories of users in the user store."""
-        return await self._run(calls.add_events(events))
+        body = calls.events_body(events)
+        return calls.read(EventsAdded, await self._call("POST", "/v1/events", body))
 
     async def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user in the user store."""
-        await self._run(calls.set_profile(user_id, profile))
+        await self._call("PUT", calls.user_path(user_id), calls.profile_body(profile))
 
     async def get_user(self, user_id: str) -> dict[str, Any]:
         """Returns the stored data of a user: profile, actions and impressions."""
-        return await self._run(calls.get_user(user_id))
+        return await self._call("GET", calls.user_path(user_id))
 
     async def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
-        return await self._run(calls.delete_user(user_id))
+        document = await self._call("DELETE", calls.user_path(user_id))
+        return calls.read(UserDeleted, document).deleted
 
     async def bundle(self) -> dict[str, Any]:
         """Describes the served release."""
-        return await self._run(calls.BUNDLE)
+        return await self._call("GET", "/v1/bundle")
 
     async def health(self) -> bool:
         """Returns whether the service is alive."""
-        return await self._run(calls.HEALTH)
+        return (await self._call("GET", "/healthz")).get("status") == "ok"
 
     async def ready(self) -> bool:
         """Returns whether the service expects to give full answers."""
-        try:
-            return await self._run(calls.READY)
-        except errors.ClientServiceError as error:
-            if error.code not in calls.NOT_READY:
-                raise
-            return False
+        return (await self._call("GET", calls.READY)).get("status") == "ready"
 
-    async def _run(self, call: calls.Call[calls.Result]) -> calls.Result:
-        attempts = calls.Attempts(call, self._http.base_url, self._timeout_seconds, self._attempts)
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        url, timeout = self._http.base_url, self._timeout_seconds
+        attempts = calls.Attempts(url, method, path, body, timeout, self._attempts)
         while True:
             outcome: httpx.Response | httpx.RequestError
             try:
@@ -98,5 +100,5 @@ class AsyncClient:
                 outcome = error
             pause_seconds = attempts.pause_seconds(outcome)
             if pause_seconds is None:
-                return attempts.result(outcome)
+                return attempts.document(outcome)
             await asyncio.sleep(pause_seconds)

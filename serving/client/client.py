@@ -15,9 +15,8 @@ from typing import Any, Self
 
 import httpx
 
-from serving import errors
 from serving.client import calls
-from serving.requests import Answer, Event, EventsAdded, Request
+from serving.requests import Answer, Event, EventsAdded, Request, UserDeleted
 
 
 class Client:
@@ -82,50 +81,53 @@ class Client:
             ClientReplyError: The reply does not come from a tfrec service, or answers another
                 request.
         """
-        return self._run(calls.recommend(request, fields))
+        body = calls.body_of(calls.request_of(request, fields))
+        return calls.answer_to(body, self._call("POST", "/v1/recommend", body))
 
     def recommend_batch(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Answer]:
         """Returns the answers to requests, or to their JSON objects, in the same order."""
-        return self._run(calls.recommend_batch(requests))
+        bodies = [calls.body_of(request) for request in calls.requests_of(requests)]
+        path = "/v1/recommend/batch"
+        return calls.answers_to(bodies, self._call("POST", path, {"requests": bodies}))
 
     def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
         """Adds events, or their JSON objects, to the histories of users in the user store.
 
         Events can be added again: events of a user with the same id count once.
         """
-        return self._run(calls.add_events(events))
+        body = calls.events_body(events)
+        return calls.read(EventsAdded, self._call("POST", "/v1/events", body))
 
     def set_profile(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Replaces the profile of a user, raw query fields, in the user store."""
-        self._run(calls.set_profile(user_id, profile))
+        self._call("PUT", calls.user_path(user_id), calls.profile_body(profile))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
         """Returns the stored data of a user: profile, actions and impressions."""
-        return self._run(calls.get_user(user_id))
+        return self._call("GET", calls.user_path(user_id))
 
     def delete_user(self, user_id: str) -> bool:
         """Erases a user from the user store; returns whether it had anything of the user."""
-        return self._run(calls.delete_user(user_id))
+        document = self._call("DELETE", calls.user_path(user_id))
+        return calls.read(UserDeleted, document).deleted
 
     def bundle(self) -> dict[str, Any]:
         """Describes the served release: version, fields, heads, index, metrics, updates."""
-        return self._run(calls.BUNDLE)
+        return self._call("GET", "/v1/bundle")
 
     def health(self) -> bool:
         """Returns whether the service is alive; raises `TfrecClientError` without an answer."""
-        return self._run(calls.HEALTH)
+        return self._call("GET", "/healthz").get("status") == "ok"
 
     def ready(self) -> bool:
         """Returns whether the service expects to give full answers."""
-        try:
-            return self._run(calls.READY)
-        except errors.ClientServiceError as error:
-            if error.code not in calls.NOT_READY:
-                raise
-            return False
+        return self._call("GET", calls.READY).get("status") == "ready"
 
-    def _run(self, call: calls.Call[calls.Result]) -> calls.Result:
-        attempts = calls.Attempts(call, self._http.base_url, self._timeout_seconds, self._attempts)
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        url, timeout = self._http.base_url, self._timeout_seconds
+        attempts = calls.Attempts(url, method, path, body, timeout, self._attempts)
         while True:
             outcome: httpx.Response | httpx.RequestError
             try:
@@ -134,5 +136,5 @@ class Client:
                 outcome = error
             pause_seconds = attempts.pause_seconds(outcome)
             if pause_seconds is None:
-                return attempts.result(outcome)
+                return attempts.document(outcome)
             time.sleep(pause_seconds)
