@@ -21,8 +21,7 @@ import waiting
 from prometheus_client import parser
 from repository import ROOT, TLS
 
-from serving import errors, impressions
-from serving.client import client, http_calls
+from serving import client, errors, impressions
 from serving.live import LiveIndex
 
 pytestmark = pytest.mark.process
@@ -45,7 +44,7 @@ def served(base, *flags, stderr=None, ranker_address=None, **client_options):
     url = f"{scheme}://127.0.0.1:{port}"
     with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process:
         try:
-            with client.Client(url, retry=http_calls.Retry(attempts=1), **client_options) as asking:
+            with client.Client(url, attempts=1, **client_options) as asking:
                 waiting.until(lambda: is_ready(process, asking))
             yield process, url
         finally:
@@ -236,18 +235,17 @@ def test_a_signal_under_load_loses_no_request(tiny_base, ranker_address, tmp_pat
     )
     (tmp_path / "token").write_text("a-secret\n")
     options = {"verify": str(TLS / "certificate.pem"), "token": "a-secret"}
-    once = http_calls.Retry(attempts=1)
     with (
         open(log_path, "wb") as log,
         served(tiny_base, *flags, stderr=log, ranker_address=ranker_address, **options) as found,
     ):
         process, url = found
         with pytest.raises(errors.ClientConnectionError, match=r"(?i)certificate"):
-            client.Client(url, retry=once).health()
-        with Load(url, retry=once, **options) as load:
+            client.Client(url, attempts=1).health()
+        with Load(url, attempts=1, **options) as load:
             load.wait_for(is_full)
             process.send_signal(signal.SIGTERM)
-            with client.Client(url, retry=once, **options) as asking:
+            with client.Client(url, attempts=1, **options) as asking:
                 waiting.until(lambda: not asking.ready())
                 # It is not ready, but still answers.
                 late = asking.recommend(k=1)
