@@ -2,7 +2,7 @@
 // previewed at once, from the scores of the candidates.
 
 import { barOf, drawAds, rankedBy } from "./ads.js";
-import { asObject, ask, byId, count, number, onToken, row, showFailure, shown } from "./page.js";
+import { asObject, ask, byId, count, element, number, onToken, row, showFailure, shown } from "./page.js";
 import { current, headsOf, makeControls, onChange, readJson, suggestValues, weightsOf } from "./request.js";
 
 const DEBOUNCE_MS = 200;
@@ -99,15 +99,13 @@ function drawTime(roundTripMs) {
   const known = Object.entries(stages).filter(([, value]) => Number.isFinite(value));
   const inStages = known.reduce((time, [, value]) => time + value, 0);
   const whole = Math.max(roundTripMs, total, inStages);
-  known.push(["validation and selection", Math.max(0, total - inStages)]);
+  known.push(["selection", Math.max(0, total - inStages)]);
   known.push(["HTTP and browser", whole - Math.max(total, inStages)]);
   let end = 0;
   const rows = known.map(([name, value]) => {
     end += value;
-    const drawn = [barOf("space", (end - value) / whole), barOf("fill", value / whole)];
-    const line = row(name.replaceAll("_", " "), drawn, milliseconds(value));
-    line.children[1].className = "bar";
-    return line;
+    const parts = [barOf("space", (end - value) / whole), barOf("fill", value / whole)];
+    return row(name.replaceAll("_", " "), element("div", { className: "bar" }, parts), milliseconds(value));
   });
   byId("stages").replaceChildren(...rows, row("total", "", milliseconds(whole)));
 }
