@@ -132,7 +132,7 @@ def _from_bytes(model: model_server.Servable, arrays: dict[str, np.ndarray]) -> 
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
     data = request.SerializeToString()
     return lambda: model_server.run_predict(
-        model, predict_pb2.PredictRequest.FromString(data), False
+        model, predict_pb2.PredictRequest.FromString(data)
     ).SerializeToString()
 
 

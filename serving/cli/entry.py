@@ -32,7 +32,6 @@ _ONLINE = (
     "doctor",
     "update_index",
     "tune_index",
-    "model_config",
     "join_feedback",
     "consume_events",
     "rebuild_users",

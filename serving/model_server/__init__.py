@@ -8,15 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serving.model_server.models.servable import Servable
-    from serving.model_server.operations.operations import run_predict
+    from serving.model_server.operations import run_predict
+    from serving.model_server.servable import Servable
     from serving.model_server.server import ModelServer
 
 __all__ = ["ModelServer", "Servable", "run_predict"]
 _MODULES = {
     "ModelServer": "server",
-    "Servable": "models.servable",
-    "run_predict": "operations.operations",
+    "Servable": "servable",
+    "run_predict": "operations",
 }
 
 

@@ -1,35 +1,27 @@
 """A model server in this process that speaks TensorFlow Serving's protocol.
 
-Development and tests run it instead of TensorFlow Serving; clients cannot distinguish the two.
+Development and tests run it instead of TensorFlow Serving: answers and status codes are equal.
 `python -m serving.model_server --help` lists its flags.
 
     with model_server.ModelServer({"ranker": "/bundle/ranker"}) as server:
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
 """
 
-import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import grpc
 
 from serving import model_config, saved_model
 from serving.errors import ServerStartError
-from serving.model_server import loading, server_metrics, server_options
-from serving.model_server.grpc import grpc_server
-from serving.model_server.models import servable_manager
-from serving.model_server.rest import rest_api, rest_server
+from serving.model_server import grpc_server, rest_server, servable, servable_manager
 
-Options = server_options.ServerOptions
-
+DEFAULT_THREADS = 4 * (os.cpu_count() or 1)
 # For requests that end because the grace period is over.
 _SECONDS_AFTER_GRACE = 1.0
-
-# Errors of a configuration, whose message says what is wrong.
-_CONFIG_ERRORS = (OSError, ValueError, saved_model.StatusError)
 
 _logger = logging.getLogger(__name__)
 
@@ -41,22 +33,23 @@ class ModelServer:
         self,
         models: Mapping[str, str | os.PathLike[str]] | model_config.ModelServerConfig,
         *,
-        port: int | None = 0,
+        port: int = 0,
         rest_port: int | None = None,
         host: str = "127.0.0.1",
         poll_seconds: float | None = 1.0,
-        options: Options | None = None,
+        grpc_max_threads: int = DEFAULT_THREADS,
     ) -> None:
         """Prepares a server; nothing is bound or loaded before `start`.
 
         Args:
             models: Base path of each model by name, or a whole configuration.
-            port: gRPC port; 0 for any free one, None for only the UNIX socket of the options.
+            port: gRPC port; 0 for any free one.
             rest_port: REST port; 0 for any free one, None for no REST.
             host: Address to bind.
             poll_seconds: Time between two checks of the base paths; None checks only at the
                 start and in `manager.poll`.
-            options: All other options; None for the defaults.
+            grpc_max_threads: Maximum number of gRPC requests that run at once. Further ones are
+                refused (RESOURCE_EXHAUSTED).
         """
         if isinstance(models, model_config.ModelServerConfig):
             self._config = models
@@ -67,19 +60,14 @@ class ModelServer:
         self.port = port
         self.rest_port = rest_port
         self.host = host
+        self.manager = servable_manager.ServableManager(_load)
+        self.free_threads = threading.Semaphore(grpc_max_threads)
+        self._max_threads = grpc_max_threads
         self._poll_seconds = poll_seconds
-        self._options = options or Options()
         self._grpc: grpc.Server | None = None
         self._rest: rest_server.RestServer | None = None
         self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self.metrics = server_metrics.ServerMetrics()
-        self.manager = servable_manager.ServableManager(
-            functools.partial(loading.load, self._options, self.metrics),
-            self._options.max_num_load_retries,
-            self._options.load_retry_seconds,
-            self._options.allow_version_labels_for_unavailable_models,
-        )
+        self._poller = threading.Thread(target=self._poll, name="poll-models", daemon=True)
 
     def start(self) -> "ModelServer":
         """Binds the ports, loads the models and starts answering.
@@ -94,14 +82,15 @@ class ModelServer:
         try:
             self._bind()
             self.manager.reload(self._config)
-        except (RuntimeError, *_CONFIG_ERRORS) as error:
+        except (OSError, saved_model.StatusError) as error:
             self.stop(grace_seconds=0)
             raise ServerStartError(str(error)) from error
         if self._grpc is not None:
             self._grpc.start()
         if self._rest is not None:
             self._rest.start()
-        self._start_polling()
+        if self._poll_seconds is not None:
+            self._poller.start()
         return self
 
     def stop(self, grace_seconds: float = 5.0) -> bool:
@@ -126,8 +115,8 @@ class ModelServer:
             self._rest.stop(grace_seconds)
         if stopped is not None:
             stopped.wait(left())
-        for thread in self._threads:
-            thread.join(left())
+        if self._poller.is_alive():
+            self._poller.join(left())
         return self.manager.close(left())
 
     def __enter__(self) -> "ModelServer":
@@ -137,50 +126,33 @@ class ModelServer:
         self.stop()
 
     def _bind(self) -> None:
-        options = self._options
         host = f"[{self.host}]" if ":" in self.host else self.host
-        address = f"{host}:{self.port}" if self.port is not None else None
-        self._grpc, self.port = grpc_server.build(self.manager, address, options, self.metrics)
+        self._grpc, self.port = grpc_server.build(
+            self.manager, f"{host}:{self.port}", self._max_threads, self.free_threads
+        )
         if self.rest_port is None:
             return
         try:
-            self._rest = rest_server.RestServer(
-                rest_api.RestApi(self.manager, options, self.metrics),
-                self.host,
-                self.rest_port,
-                options,
-            )
+            self._rest = rest_server.RestServer(self.manager, self.host, self.rest_port)
         except OSError as error:
             raise OSError(
                 f"Cannot bind REST to {host}:{self.rest_port}; is the port in use? ({error})"
             ) from error
         self.rest_port = self._rest.port
 
-    def _start_polling(self) -> None:
-        options = self._options
-        if self._poll_seconds is not None:
-            self._repeat(self._poll_seconds, "poll-models", self.manager.poll)
-        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
-            self._repeat(
-                options.model_config_file_poll_wait_seconds,
-                "poll-config",
-                lambda: self.manager.reload(model_config.read(options.model_config_file)),
-            )
+    def _poll(self) -> None:
+        while not self._stopping.wait(self._poll_seconds):
+            try:
+                self.manager.poll()
+            except Exception:
+                _logger.exception("The models were not updated; the next try follows.")
 
-    def _repeat(self, seconds: float, name: str, action: Callable[[], None]) -> None:
-        def loop() -> None:
-            problem: str | None = None
-            while not self._stopping.wait(seconds):
-                try:
-                    action()
-                    problem = None
-                except _CONFIG_ERRORS as error:
-                    if str(error) != problem:
-                        _logger.error("%s fails, and is tried every %g s: %s", name, seconds, error)
-                    problem = str(error)
-                except Exception:
-                    _logger.exception("%s failed; the next try is in %g s", name, seconds)
 
-        thread = threading.Thread(target=loop, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
+def _load(name: str, version: int, path: str) -> servable.Servable:
+    model = servable.Servable(name, version, path, saved_model.session_config())
+    try:
+        model.warm_up()
+    except Exception:
+        model.close()
+        raise
+    return model

@@ -37,7 +37,7 @@ async def open_service(
         if ranker_address is None and release.manifest.has_ranker:
             served = model_config.build(
                 {"ranker": base.resolve() / "ranker"},
-                model_config.ServedReleases((release.version,), {}),
+                [release.version],
             )
             server = model_server.ModelServer(served, poll_seconds=None)
             stack.enter_context(server)

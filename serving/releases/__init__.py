@@ -26,7 +26,6 @@ from serving.releases.probes import (
 )
 from serving.releases.publishing import Staged, publish
 from serving.releases.release_copy import copy_release
-from serving.releases.served_versions import ServedVersions, is_held, versions_without_ranker
 
 __all__ = [
     "SCORE_TOLERANCE",
@@ -37,7 +36,6 @@ __all__ = [
     "QueryTower",
     "RankerModel",
     "ReleaseInputs",
-    "ServedVersions",
     "Staged",
     "ad_ids",
     "assemble",
@@ -48,7 +46,6 @@ __all__ = [
     "current_pointer",
     "describe_missing_ads",
     "end_canary",
-    "is_held",
     "latest",
     "list_releases",
     "load",
@@ -62,6 +59,5 @@ __all__ = [
     "stable",
     "start_canary",
     "versions",
-    "versions_without_ranker",
     "write_identity",
 ]

@@ -1,14 +1,15 @@
 """Runs a SavedModel in its own session, with tensors fed and fetched by name.
 
 TensorFlow Serving runs models in the same way, so invalid shapes and values cause the same errors
-with the same messages.
+with the same codes.
 """
 
+import contextlib
+import contextvars
 import logging
 import math
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -18,10 +19,8 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.framework import ops
 
-from serving.saved_model import call_deadline, rpc_status
+from serving.saved_model import status
 
-# Message of TensorFlow's session, also used for requests whose deadline passed before the run.
-TIMED_OUT = "Timed out waiting for notification"
 # TensorFlow adds the timeout to a clock of 64-bit nanoseconds.
 _MAX_TIMEOUT_MS = 365 * 86_400_000
 
@@ -29,6 +28,18 @@ _MAX_TIMEOUT_MS = 365 * 86_400_000
 IN_CALLER = -1
 
 Arrays = dict[str, np.ndarray]
+
+_deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", default=math.inf)
+
+
+@contextlib.contextmanager
+def deadline_at(deadline: float) -> Iterator[None]:
+    """Ends the runs of this thread or task within the block at a time of `time.monotonic`."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigProto:
@@ -81,7 +92,7 @@ class SessionRunner:
             self._session._extend_graph()
         except Exception as error:
             self._session.close()
-            raise rpc_status.status_from_exception(error) from error
+            raise status.status_from_exception(error) from error
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = dict(
             meta_graph.signature_def.items()
         )
@@ -97,22 +108,22 @@ class SessionRunner:
             fetches: Names of the tensors to return.
 
         Raises:
-            StatusError: DEADLINE_EXCEEDED if the deadline of `call_deadline` passed before the
-                run, INVALID_ARGUMENT or OUT_OF_RANGE if the graph has no such tensor,
-                INVALID_ARGUMENT if an operation's message is not UTF-8.
+            StatusError: DEADLINE_EXCEEDED if the deadline of `deadline_at` passed before the run,
+                INVALID_ARGUMENT if the graph has no such tensor or an operation's message is not
+                UTF-8.
             tf.errors.OpError: An operation failed, or the deadline passed during the run.
         """
         targets = sorted(set(fetches))
         fed = {self._tensor(name): feeds[name] for name in sorted(feeds)}
         fetched = [self._tensor(name) for name in targets]
-        options = _run_options(call_deadline.current_deadline())
+        options = _run_options(_deadline.get())
         try:
             # The public `Session.run` casts its feeds, replaces shape errors and takes 0.1 ms
             # longer. A callable from `make_callable` has the same timeout for all calls.
             values = self._session._call_tf_sessionrun(options, fed, fetched, [], None)
         except UnicodeDecodeError as error:
             # TensorFlow's binding cannot decode the message, and loses the error code.
-            raise rpc_status.invalid_argument(error.object.decode("utf-8", "replace")) from error
+            raise status.invalid_argument(error.object.decode("utf-8", "replace")) from error
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
@@ -135,24 +146,9 @@ class SessionRunner:
                 full = name if ":" in name else f"{name}:0"
                 tensor = self._session.graph.get_tensor_by_name(full)._as_tf_output()
             except (KeyError, ValueError) as error:
-                raise self._missing(name) from error
+                raise status.invalid_argument(f"The graph has no tensor {name}.") from error
             self._tensors[name] = tensor
         return tensor
-
-    def _missing(self, name: str) -> rpc_status.StatusError:
-        operation_name, _, index = name.partition(":")
-        try:
-            operation = self._session.graph.get_operation_by_name(operation_name)
-        except (KeyError, ValueError):
-            return rpc_status.invalid_argument(
-                f"Tensor {name}, specified in either feed_devices or fetch_devices was not found "
-                "in the Graph"
-            )
-        return rpc_status.StatusError(
-            grpc.StatusCode.OUT_OF_RANGE,
-            f"Node '{operation.name}' (type: '{operation.type}', num of outputs: "
-            f"{len(operation.outputs)}) does not have output {index or 0}",
-        )
 
 
 def feeds_of(
@@ -176,7 +172,7 @@ def _run_options(deadline: float) -> Any:
         return None
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise rpc_status.StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, TIMED_OUT)
+        raise status.StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline has passed.")
     options = config_pb2.RunOptions(timeout_in_ms=math.ceil(min(seconds * 1e3, _MAX_TIMEOUT_MS)))
     return pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
 
@@ -193,33 +189,5 @@ def _load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphD
     logger.setLevel(logging.ERROR)
     try:
         return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], path)
-    except (OSError, RuntimeError) as error:
-        raise _load_error(error, path) from error
     finally:
         logger.setLevel(level)
-
-
-def _load_error(error: Exception, path: str) -> Exception:
-    """Converts an error of Python's loader to the code and message of the C++ loader.
-
-    References: TensorFlow, `cc/saved_model/reader.cc`.
-    """
-    message = str(error)
-    if message.startswith("SavedModel file does not exist"):
-        return rpc_status.not_found(
-            f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. "
-            "Check that the directory exists and that you have the right permissions for "
-            "accessing it."
-        )
-    if message.startswith("Cannot parse file"):
-        file = os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB)
-        return rpc_status.StatusError(
-            grpc.StatusCode.DATA_LOSS, f"Can't parse {file} as binary proto"
-        )
-    if message.startswith("MetaGraphDef associated with tags"):
-        return rpc_status.not_found(
-            f"Could not find meta graph def matching supplied tags: {{ {tf.saved_model.SERVING} }}."
-            " To inspect available tag-sets in the SavedModel, please use the SavedModel CLI: "
-            "`saved_model_cli`"
-        )
-    return error

@@ -16,7 +16,7 @@ from repository import ROOT
 
 from serving import manifest
 from serving.cli import entry
-from serving.model_server.command import command_flags
+from serving.model_server import command as server_command
 from tfrecords import reader
 
 DOCUMENTS = [
@@ -153,7 +153,7 @@ def test_the_flags_of_documented_scripts_exist(name, script):
 
 def test_the_flags_of_documented_model_servers_exist():
     known = flags.FlagValues()
-    command_flags.define(known)
+    server_command.define(known)
     texts = (block for path in DOCUMENTS for block in blocks(path))
     commands = [line for text in texts for line in lines(text) if "serving.model_server" in line]
     assert commands

@@ -2,9 +2,6 @@
 
 `score`: uid int64 [B], x float32 [B, 2] -> id = uid, s [B] = factor * (x[:, 0] + 2 * x[:, 1]).
 `text`: text string [B] -> text, unchanged; signature `binary`: image_bytes -> image_bytes.
-`examples`: inputs string [B], serialized tf.Example with x and bias float, y = x / 2 + 2 + bias;
-    signatures `regress` -> outputs [B] = y; `classify` -> classes [B, 2] = low, high and scores
-    [B, 2] = y, -y; `scores` and `labels` -> one of the two; and some that are wrong.
 `loop`: steps int64 [B] -> count [B] = the largest of steps, counted one by one; signature
     `number`: text string [B] -> number [B]; the error of a text that is not a number contains it.
 `lookup`: rows int32 [B] -> value [B] = [10, 20, 30][rows], a failing gather beyond 2.
@@ -12,7 +9,6 @@
 
 import pathlib
 import sys
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
@@ -70,45 +66,6 @@ class _Loop(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
     def number(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"number": tf.strings.to_number(text)}
-
-
-class _Examples(tf.Module):
-    def _y(self, inputs: tf.Tensor) -> tf.Tensor:  # [B]
-        default = tf.io.FixedLenFeature([], tf.float32, 0.0)
-        parsed = tf.io.parse_example(inputs, {"x": default, "bias": default})
-        return parsed["x"] / 2 + 2 + parsed["bias"]
-
-    def _scores(self, inputs: tf.Tensor) -> tf.Tensor:  # [B, 2]
-        y = self._y(inputs)
-        return tf.stack([y, -y], 1)
-
-    def _labels(self, inputs: tf.Tensor) -> tf.Tensor:  # [B, 2]
-        return tf.repeat(tf.constant([["low", "high"]]), tf.size(inputs), 0)
-
-    def signatures(self) -> dict[str, Any]:
-        outputs = {
-            "serving_default": lambda inputs: {"outputs": self._y(inputs)},
-            "regress": lambda inputs: {"outputs": self._y(inputs)[:, tf.newaxis]},
-            "classify": lambda inputs: {
-                "classes": self._labels(inputs),
-                "scores": self._scores(inputs),
-            },
-            "scores": lambda inputs: {"scores": self._scores(inputs)},
-            "labels": lambda inputs: {"classes": self._labels(inputs)},
-            "flat_scores": lambda inputs: {"scores": self._y(inputs)},
-            "double": lambda inputs: {"outputs": tf.cast(self._y(inputs), tf.float64)},
-            "wide": lambda inputs: {"outputs": self._scores(inputs)},
-            "one_row": lambda inputs: {"outputs": self._y(inputs)[:1]},
-            "other": lambda inputs: {"other": self._y(inputs)},
-        }
-        spec = tf.TensorSpec([None], tf.string, "inputs")
-        return {key: tf.function(call, input_signature=[spec]) for key, call in outputs.items()}
-
-
-def save_examples(directory: pathlib.Path) -> None:
-    """Writes `examples` as the version directory."""
-    module = _Examples()
-    tf.saved_model.save(module, str(directory), signatures=module.signatures())
 
 
 def save_score(directory: pathlib.Path, factor: float = 1.0) -> None:

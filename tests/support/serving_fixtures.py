@@ -12,9 +12,9 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
 import socket
 import threading
+import unittest.mock
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -27,11 +27,7 @@ import pytest
 import shared
 import tensorflow as tf
 import waiting
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving import (
     index,
@@ -389,9 +385,8 @@ def serve_ranker(
     base: pathlib.Path, port: int = 0, all_versions: bool = False
 ) -> Iterator[model_server.ModelServer]:
     """Runs the embedded server on the ranker of a base directory: its latest or all versions."""
-    config = model_config.build({"ranker": base.resolve() / "ranker"})
-    if all_versions:
-        config.model_config_list.config[0].model_version_policy.all.SetInParent()
+    versions = "all" if all_versions else "latest"
+    config = model_config.build({"ranker": base.resolve() / "ranker"}, versions)
     with model_server.ModelServer(config, port=port) as server:
         yield server
 
@@ -461,25 +456,21 @@ def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str
 
 
 def refused_calls(server: model_server.ModelServer) -> int:
-    """Returns the number of calls that a model server refused for lack of a thread."""
-    counts = re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', server.metrics.render().decode())
-    return sum(map(int, counts))
+    """Returns the number of calls that a model server refused while its thread was taken."""
+    return getattr(server, "refused", 0)
 
 
 @contextlib.contextmanager
 def taken_thread(server: model_server.ModelServer) -> Iterator[None]:
-    """Occupies the only gRPC thread of a model server of "ranker" until the block ends."""
-    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        # Each lookup of a model waits for this lock.
-        with server.manager._changed:
-            calls = [stub.GetModelStatus.future(status) for _ in range(2)]
-            # One of them is refused because the other one has the thread.
-            waiting.until(lambda: any(call.done() for call in calls))
-            [taking] = [call for call in calls if not call.done()]
-            yield
-        assert taking.result(waiting.GUARD_SECONDS)
+    """Occupies the gRPC threads of a model server until the block ends."""
+    server.refused = refused_calls(server)  # type: ignore[attr-defined]
+
+    def refuse(**_: object) -> bool:
+        server.refused += 1  # type: ignore[attr-defined]
+        return False
+
+    with unittest.mock.patch.object(server.free_threads, "acquire", refuse):
+        yield
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import config, errors, model_config, process
+from serving import config, errors, process
 from serving.cli import bearer_token, command_line, config_flags
 from serving.cli.flags import bundle_flags, rule_flags, update_flags, user_flags
 
@@ -209,41 +209,47 @@ def _check_ports() -> None:
 
 @contextlib.contextmanager
 def _embedded_server(base: pathlib.Path, json_logs: bool) -> Iterator[None]:
-    """Runs the embedded model server in a child process; it serves the releases in use.
+    """Runs the embedded model server in a child process; it serves all published releases.
 
     It is restarted when it exits.
     """
-    from serving import releases, service
+    from google.protobuf import text_format
+
+    from serving import model_config, service
 
     with contextlib.ExitStack() as stack:
         path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
-        stack.enter_context(
-            releases.ServedVersions(base, model_config.SERVED_MODELS, path, only=FLAGS.version)
-        )
+        served = {name: base.resolve() / name for name in model_config.SERVED_MODELS}
+        text = text_format.MessageToString(model_config.build(served, "all"))
         # All processes together call the stable and the canary release.
         max_calls = 2 * FLAGS.workers * FLAGS.max_ranker_calls
         command = [
             sys.executable, "-P", "-m", "serving.model_server", f"--model_config_file={path}",
-            "--model_config_file_poll_wait_seconds=1",
             f"--port={FLAGS.model_server_port}",
             f"--grpc_max_threads={max_calls + _OTHER_CALLS}",
             f"--rest_api_port={FLAGS.model_server_rest_port}",
             "--end_with_input",
         ]  # fmt: skip
-        # Ctrl-C is sent to every process of the terminal's group, so the server gets its own group
-        # to answer for requests in flight. Its input closes when this process ends for any reason.
-        start = functools.partial(
-            subprocess.Popen,
-            command,
-            # With -P, the modules of this process, and none of the current directory.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if json_logs else None,
-            text=True,
-            errors="replace",
-            process_group=0,
-        )
+
+        def start() -> subprocess.Popen[str]:
+            # A host may delete files below /tmp that are some days old, and then their directory.
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            # Ctrl-C is sent to every process of the terminal's group, so the server gets its own
+            # group to answer for requests in flight. Its input closes when this process ends for
+            # any reason.
+            return subprocess.Popen(
+                command,
+                # With -P, the modules of this process, and none of the current directory.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if json_logs else None,
+                text=True,
+                errors="replace",
+                process_group=0,
+            )
+
         server = process.SupervisedProcess("embedded model server", start, _STOP_SECONDS)
         stack.callback(server.stop)
         ready = server.start()

@@ -22,6 +22,7 @@ from google.protobuf import text_format
 from packaging import requirements as package_requirements
 from repository import ROOT as _ROOT
 from requirements import KUSTOMIZE, NEEDS_KUSTOMIZE
+from serving.model_server.models import config_checks
 from tensorflow_serving.apis import (
     model_management_pb2,
     model_pb2,
@@ -36,7 +37,6 @@ from serving.cli import entry
 from serving.model_server import server as model_server
 from serving.model_server import server_metrics
 from serving.model_server.command import command, command_flags
-from serving.model_server.models import config_checks
 
 _DEPLOY = _ROOT / "serving" / "deploy"
 _KUBERNETES = sorted((_DEPLOY / "kubernetes").glob("*.yaml"))

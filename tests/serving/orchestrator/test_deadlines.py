@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import saved_models
 import waiting
+from serving.model_server.rest import rest_api, rest_server
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import saved_model
 from serving.model_server import server as model_server
 from serving.model_server import tensor_codec
-from serving.model_server.rest import rest_api, rest_server
 
 pytestmark = pytest.mark.process
 

@@ -312,8 +312,6 @@ def test_a_call_in_flight_is_answered_by_the_next_server_when_its_own_ends(run, 
 
 
 def test_a_ranker_without_a_free_thread_is_called_again_until_the_deadline(run, tiny_base):
-    options = server.Options(grpc_max_threads=1)
-
     async def scenario(service, running):
         full = await service.recommend(REQUEST)
         with serving_fixtures.taken_thread(running):
@@ -325,7 +323,7 @@ def test_a_ranker_without_a_free_thread_is_called_again_until_the_deadline(run, 
             )
         return full, late, await asked, service._ranker.is_paused
 
-    with server.ModelServer({"ranker": tiny_base / "ranker"}, options=options) as running:
+    with server.ModelServer({"ranker": tiny_base / "ranker"}, grpc_max_threads=1) as running:
         full, late, asked, is_paused = run(
             lambda service: scenario(service, running), f"127.0.0.1:{running.port}"
         )

@@ -279,7 +279,7 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(
 ):
     # However slow the machine is, no replica is late.
     monkeypatch.setattr(ranker.Replicas, "_late_seconds", lambda *_: 60.0)
-    models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
+    models = {"ranker": tiny_base / "ranker"}
 
     async def scenario(service, both):
         await service.verify_ranker()
@@ -300,8 +300,8 @@ def test_a_busy_replica_is_left_for_another_and_waited_for_if_all_are_busy(
         return [*answers, await asked], refused, healthy
 
     with (
-        server.ModelServer(models, options=options) as first,
-        server.ModelServer(models, options=options) as second,
+        server.ModelServer(models, grpc_max_threads=1) as first,
+        server.ModelServer(models, grpc_max_threads=1) as second,
     ):
         address = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
         answers, refused, healthy = run(
@@ -322,8 +322,8 @@ def test_an_answer_says_how_long_a_busy_replica_was_waited_for(tiny_base, tiny_b
         with serving_fixtures.taken_thread(busy):
             return await service.recommend(late)
 
-    models, options = {"ranker": tiny_base / "ranker"}, server.Options(grpc_max_threads=1)
-    with server.ModelServer(models, options=options) as busy:
+    models = {"ranker": tiny_base / "ranker"}
+    with server.ModelServer(models, grpc_max_threads=1) as busy:
         address = f"127.0.0.1:{busy.port}"
         # The clock stands still, so that however slow the machine is, there is a second to wait.
         answer = run(

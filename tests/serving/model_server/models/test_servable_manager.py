@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
+from serving.model_server.models import servable_manager
 from tensorflow_serving.apis import model_pb2
 
 from serving import model_config
-from serving.model_server.models import servable_manager
 
 
 class _Model:

@@ -2,7 +2,7 @@
 
 The last version that serves is unloaded only after a new one is loaded, or when no version is
 left on disk. All other unwanted versions are unloaded first, which takes less memory. A version
-that fails to load is retried later, while the others serve.
+that fails to load is tried once more, while the others serve.
 
 References: TensorFlow Serving, `core/availability_preserving_policy.cc` and `model_servers/
     server_core.cc`.
@@ -17,15 +17,17 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2, status_pb2
 
 from serving import model_config, process, saved_model
-from serving.model_server.models import config_checks, servable
+from serving.model_server import servable, version_policy
 
 _logger = logging.getLogger(__name__)
 
 State: typing.TypeAlias = get_model_status_pb2.ModelVersionStatus
 Loader = Callable[[str, int, str], servable.Servable]
+
+_RETRY_SECONDS = 60.0
 
 
 @dataclasses.dataclass
@@ -36,19 +38,15 @@ class ModelVersion:
         state: One of `ModelVersionStatus.State`; an unloaded version stays listed as END.
         model: The loaded version; None while it is not AVAILABLE.
         error: Error of the last failed load.
-        attempts: Number of failed loads.
-        retry_at: Time of the next load on the monotonic clock, in seconds.
+        retry_at: Time of the second attempt to load, by `time.monotonic`.
         users: Number of requests that run on the version.
-        gave_up: Whether the version failed too often to be retried.
     """
 
     state: int = State.START
     model: servable.Servable | None = None
     error: saved_model.StatusError | None = None
-    attempts: int = 0
     retry_at: float = 0.0
     users: int = 0
-    gave_up: bool = False
 
     def serves(self) -> bool:
         """Returns whether requests may use the version."""
@@ -56,85 +54,70 @@ class ModelVersion:
 
     def to_proto(self, number: int) -> get_model_status_pb2.ModelVersionStatus:
         """Returns the status for GetModelStatus; a version that is retried has no error."""
-        error = self.error if self.state == State.END else None
+        status = status_pb2.StatusProto()
+        if self.error is not None and self.state == State.END:
+            status.error_code = self.error.code.value[0]
+            status.error_message = self.error.message
         return get_model_status_pb2.ModelVersionStatus(
-            version=number, state=self.state, status=error.to_proto() if error else {}
+            version=number, state=self.state, status=status
         )
 
 
 class ServableManager:
     """The models of one server; all methods may be called from any thread."""
 
-    def __init__(
-        self,
-        load: Loader,
-        max_load_retries: int = 5,
-        load_retry_seconds: float = 60.0,
-        allow_labels_for_unavailable: bool = False,
-    ) -> None:
+    def __init__(self, load: Loader, retry_seconds: float = _RETRY_SECONDS) -> None:
         """Creates a manager without models.
 
         Args:
             load: Loads a version, given model name, version number and directory.
-            max_load_retries: Number of retries of a failed load.
-            load_retry_seconds: Time between attempts to load a version.
-            allow_labels_for_unavailable: Whether a new label may name a version that is not
-                loaded.
+            retry_seconds: Time after which a failed load is tried once more.
         """
         self._load_servable = load
-        self._max_load_retries = max_load_retries
-        self._load_retry_seconds = load_retry_seconds
-        self._allow_labels_for_unavailable = allow_labels_for_unavailable
+        self._retry_seconds = retry_seconds
         self._configs: dict[str, model_config.ModelConfig] = {}
         self._models: dict[str, dict[int, ModelVersion]] = {}
-        self._labels: dict[tuple[str, str], int] = {}
-        # Messages on the files of each model at the last poll.
-        self._problems: dict[str, list[str]] = {}
-        self._is_first = True
+        # Base paths that could not be listed at the last poll.
+        self._missing: set[str] = set()
         # Loading takes seconds: `_updating` is held throughout, `_changed` only for lookups.
         self._updating = threading.RLock()
         self._changed = threading.Condition()
 
     def reload(self, config: model_config.ModelServerConfig) -> None:
-        """Replaces the whole list of models and waits until each new model serves.
+        """Replaces the whole list of models and waits until each new model with a version serves.
 
         Raises:
-            StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused,
-                NOT_FOUND if a model has no version; in both cases nothing was changed.
-                UNKNOWN if no version of a new model could be loaded.
+            StatusError: INVALID_ARGUMENT if the configuration is refused, INVALID_ARGUMENT or
+                NOT_FOUND if no model has a version; in these cases nothing was changed. UNKNOWN if
+                no version of a new model could be loaded.
         """
         with self._updating:
-            if config.WhichOneof("config") is None:
-                return
-            config_checks.validate(config)
+            version_policy.validate(config)
             configs = {model.name: model for model in config.model_config_list.config}
-            labels = self._checked_labels(configs)
+            problems = [_problem(model) for model in configs.values()]
+            if problems and all(problems):
+                raise problems[0]  # type: ignore[misc]
             new = configs.keys() - self._configs.keys()
-            for name, model in sorted(configs.items()):
-                if not config_checks.aspired_versions(model):
-                    raise saved_model.not_found(
-                        f"No versions of servable {name} found under base path {model.base_path}: "
-                        "expected a directory named by an integer (such as 1/) that the version "
-                        "policy admits"
-                    )
             removed = self._configs.keys() - configs.keys()
-            self._configs, self._labels = configs, labels
+            self._configs = configs
             for name in removed:
                 self._apply(name, {})
             self.poll()
-            noun, self._is_first = "servable" if self._is_first else "model", False
-            self._check_available(new, noun)
+            for name in sorted(new):
+                self._check_available(name)
 
     def poll(self) -> None:
         """Compares the disk with the loaded versions, then loads and unloads the differences."""
         with self._updating:
             for name, config in self._configs.items():
                 try:
-                    aspired = config_checks.aspired_versions(config)
+                    aspired = version_policy.aspired_versions(config)
                 except saved_model.StatusError as error:
-                    self._note_problems(name, [error.message])
+                    if name not in self._missing:
+                        _logger.warning("%s", error)
+                    self._missing.add(name)
                     continue
-                self._note_problems(name, config_checks.missing_versions(config, aspired))
+                self._missing.discard(name)
                 self._apply(name, aspired)
 
     @contextlib.contextmanager
@@ -142,8 +125,8 @@ class ServableManager:
         """Yields the version that a request names, kept loaded until the block ends.
 
         Raises:
-            StatusError: INVALID_ARGUMENT for a missing name or unknown label, NOT_FOUND if the
-                version is not available.
+            StatusError: INVALID_ARGUMENT for a missing name or a label, NOT_FOUND if the version
+                is not available.
         """
         with self._changed:
             version = self._resolve(spec)
@@ -184,24 +167,24 @@ class ServableManager:
                 for name, versions in self._models.items()
             }
 
-    def close(self, timeout_seconds: float | None = None) -> bool:
+    def close(self, timeout_seconds: float) -> bool:
         """Unloads everything, each version after its last request.
 
         Args:
-            timeout_seconds: Maximum wait for a running load and for requests; None for no limit.
+            timeout_seconds: Maximum wait for a running load and for requests.
 
         Returns:
             Whether all versions are unloaded. A version in use keeps its session.
         """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        if not self._updating.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
+        deadline = time.monotonic() + timeout_seconds
+        if not self._updating.acquire(timeout=timeout_seconds):
             return False
         try:
             self._configs = {}
             unloaded = True
-            for name, versions in self._models.items():
-                for number in versions:
-                    unloaded = self._unload(name, number, deadline) and unloaded
+            for versions in self._models.values():
+                for version in versions.values():
+                    unloaded = self._unload(version, deadline) and unloaded
             return unloaded
         finally:
             self._updating.release()
@@ -211,82 +194,48 @@ class ServableManager:
             raise saved_model.invalid_argument("ModelSpec has no name specified.")
         versions = self._models.get(spec.name, {})
         choice = spec.WhichOneof("version_choice")
+        if choice == "version_label":
+            raise saved_model.invalid_argument(
+                f"Unrecognized servable version label: {spec.version_label}"
+            )
         if choice is None:
             serving = [key for key, value in versions.items() if value.serves()]
             if serving:
                 return versions[max(serving)]
-            request_text = f"Latest({spec.name})"
-        else:
-            number = spec.version.value
-            if choice == "version_label":
-                if (spec.name, spec.version_label) not in self._labels:
-                    raise saved_model.invalid_argument(
-                        f"Unrecognized servable version label: {spec.version_label}"
-                    )
-                number = self._labels[spec.name, spec.version_label]
-            if _serves(versions, number):
-                return versions[number]
-            request_text = f"Specific({spec.name}, {number})"
-        raise saved_model.not_found(f"Servable not found for request: {request_text}")
-
-    def _checked_labels(
-        self, configs: dict[str, model_config.ModelConfig]
-    ) -> dict[tuple[str, str], int]:
-        labels = {}
-        for name, config in configs.items():
-            versions = self._models.get(name, {})
-            for label, number in config.version_labels.items():
-                current = self._labels.get((name, label), number)
-                allowed = self._allow_labels_for_unavailable and current == number
-                if not allowed and not _serves(versions, number):
-                    raise saved_model.failed_precondition(
-                        f"Request to assign label to version {number} of model {name}, "
-                        "which is not currently available for inference"
-                    )
-                labels[name, label] = number
-        return labels
-
-    def _check_available(self, names: set[str], noun: str) -> None:
-        failed = []
-        for name in sorted(names):
-            versions = self._models.get(name, {})
-            if not any(value.serves() for value in versions.values()):
-                failed += [
-                    f"{{{{name: {name} version: {key}}} due to error: {value.error}}}, "
-                    for key, value in sorted(versions.items())
-                ]
-        if failed:
-            raise saved_model.StatusError(
-                grpc.StatusCode.UNKNOWN,
-                f"{len(failed)} {noun}(s) did not become available: {{{''.join(failed)}}}",
+            raise saved_model.not_found(f"Servable not found for request: Latest({spec.name})")
+        number = spec.version.value
+        if not _serves(versions, number):
+            raise saved_model.not_found(
+                f"Servable not found for request: Specific({spec.name}, {number})"
             )
+        return versions[number]
 
-    def _note_problems(self, name: str, problems: list[str]) -> None:
-        """Logs the problems of a model's files that it did not have at the last poll."""
-        before = self._problems.get(name, [])
-        for problem in problems:
-            if problem not in before:
-                _logger.warning("%s", problem)
-        self._problems[name] = problems
+    def _check_available(self, name: str) -> None:
+        versions = self._models.get(name)
+        if versions and not any(version.serves() for version in versions.values()):
+            failed = "; ".join(f"{key}: {version.error}" for key, version in versions.items())
+            raise saved_model.StatusError(
+                grpc.StatusCode.UNKNOWN, f"No version of {name} could be loaded: {failed}"
+            )
 
     def _apply(self, name: str, aspired: dict[int, str]) -> None:
         with self._changed:
             versions = self._models.setdefault(name, {})
         for number in sorted(aspired, reverse=True):
             for unwanted in _unwanted(versions, aspired):
-                self._unload(name, unwanted)
+                self._unload(versions[unwanted])
             self._load(name, number, aspired[number])
         for unwanted in _unwanted(versions, aspired):
-            self._unload(name, unwanted)
+            self._unload(versions[unwanted])
 
     def _load(self, name: str, number: int, path: str) -> None:
         version = self._models[name].get(number)
-        if version is None or (version.state == State.END and not version.gave_up):
+        if version is None or (version.state == State.END and version.error is None):
             version = ModelVersion()
             with self._changed:
                 self._models[name][number] = version
-        is_due = time.monotonic() >= version.retry_at
-        if version.gave_up or version.state == State.AVAILABLE or not is_due:
+        is_done = version.state in (State.AVAILABLE, State.END)
+        if is_done or time.monotonic() < version.retry_at:
             return
         with self._changed:
             version.state = State.LOADING
@@ -296,37 +245,47 @@ class ServableManager:
             status = saved_model.status_from_exception(error)
             _logger.error("Cannot load version %d of model %s: %s", number, name, status)
             with self._changed:
+                if version.error is not None:
+                    version.state = State.END
                 version.error = status
-                version.attempts += 1
-                version.retry_at = time.monotonic() + self._load_retry_seconds
-                if version.attempts > self._max_load_retries:
-                    version.gave_up, version.state = True, State.END
+                version.retry_at = time.monotonic() + self._retry_seconds
             return
         with self._changed:
             version.model, version.error, version.state = model, None, State.AVAILABLE
         _logger.info("Loaded version %d of model %s", number, name)
 
-    def _unload(self, name: str, number: int, deadline: float | None = None) -> bool:
+    def _unload(self, version: ModelVersion, deadline: float | None = None) -> bool:
         """Unloads a version after its last request; returns False if that ran past `deadline`."""
-        version = self._models[name][number]
         with self._changed:
-            version.gave_up = False
-            if version.state == State.END or version.model is None:
+            version.error = None
+            if version.model is None:
                 version.state = State.END
                 return True
             version.state = State.UNLOADING
             seconds = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not self._changed.wait_for(lambda: not version.users, seconds):
-                _logger.warning("Version %d of model %s still runs requests", number, name)
                 return False
             model, version.model = version.model, None
         model.close()
+        _logger.info("Unloaded version %d of model %s", model.version, model.name)
         del model
         process.trim_heap()
         with self._changed:
             version.state = State.END
-        _logger.info("Unloaded version %d of model %s", number, name)
         return True
+
+
+def _problem(model: model_config.ModelConfig) -> saved_model.StatusError | None:
+    """Returns why a model has no version to serve; None if it has one."""
+    try:
+        if version_policy.aspired_versions(model):
+            return None
+    except saved_model.StatusError as error:
+        return error
+    return saved_model.not_found(
+        f"No versions of servable {model.name} found under base path {model.base_path}: expected a "
+        "directory named by an integer, such as 1, that the version policy admits."
+    )
 
 
 def _serves(versions: Mapping[int, ModelVersion], number: int) -> bool:

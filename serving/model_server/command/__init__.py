@@ -1,1 +1,0 @@
-"""The model server as a command."""

@@ -1,1 +1,0 @@
-"""Loaded models and their versions."""
