@@ -63,6 +63,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
         "Exit when the standard input closes, as a child process's does when its parent exits.",
         flag_values=values,
     )
+    # --help shows the key flags of the command.
+    for flag in values.get_flags_for_module(__name__):
+        values.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def run() -> None:

