@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-import io
 import json
-import os
 import shutil
 import signal
 import socket
@@ -36,7 +34,6 @@ from serving import (
     model_server,
     operations,
     orchestrator,
-    process,
     releases,
     workflow,
 )
@@ -630,38 +627,3 @@ def test_a_publish_says_which_heads_were_not_compared(base, call, tmp_path):
     # The latest release in the target has the same models.
     _, text = call(*publish, "--source_version=2")
     assert "own rows" not in text
-
-
-def test_a_file_that_cannot_be_followed_is_reported_once(call, base, tmp_path, monkeypatch):
-    pointer = base / "releases.json"
-
-    def waits():
-        pointer.write_text("{")
-        yield from (False, False, False)
-        pointer.unlink()
-        yield from (False, True)
-
-    class Stop:
-        def __init__(self):
-            self._waits = waits()
-
-        def wait(self, seconds):
-            return next(self._waits)
-
-    monkeypatch.setattr(process, "StopSignal", Stop)
-    path = tmp_path / "models.config"
-    with contextlib.redirect_stderr(io.StringIO()) as written:
-        call("model_config", f"--bundle={base}", f"--output={path}", "--follow")
-    problem, solved = written.getvalue().splitlines()
-    assert problem.startswith(f"{path} was not updated: {pointer} is invalid")
-    assert solved == f"{path} can be updated again."
-
-
-def test_the_model_config_is_written_to_a_pipe_that_is_not_read(call, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "StopSignal", lambda: None)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    status, _ = call("model_config", f"--bundle={base}", f"--output={pipe}")
-    assert (status, os.read(reader, 18)) == (0, b"model_config_list ")
-    os.close(reader)

@@ -2,13 +2,11 @@
 
 import asyncio
 import dataclasses
-import shutil
 
-import killed
 import pytest
 import serving_fixtures
 
-from serving import client, errors, manifest, model_config, operations, orchestrator, releases
+from serving import client, errors, manifest, operations, orchestrator, releases
 from serving.requests import Request, Rules
 
 REQUEST = Request(user={"country": "CH", "history": ["ad-3"]}, context={"device": "phone"}, k=5)
@@ -101,31 +99,6 @@ def test_a_ranker_that_the_manifest_does_not_list_is_refused(base, tiny_base, tm
     (tmp_path / "ranker").symlink_to(tiny_base / "ranker")
     with pytest.raises(errors.BundleError, match="ranker/1/"):
         releases.load(tmp_path)
-
-
-def test_a_model_server_is_asked_for_the_rankers_that_exist(base, tiny_base, tmp_path):
-    bundles, path = shutil.copytree(base, tmp_path / "bundles"), tmp_path / "models.config"
-    assert killed.publish_copy(bundles, tiny_base) == 2
-    assert releases.versions_without_ranker(bundles, (1, 2)) == (1,)
-    for version, models in ((1, ["query_tower"]), (2, ["ranker", "query_tower"])):
-        releases.ServedVersions(bundles, model_config.SERVED_MODELS, path, only=version)
-        served = model_config.read(path).model_config_list.config
-        assert [item.name for item in served] == models
-
-
-def test_a_file_of_versions_with_and_without_a_ranker_is_read_back(tmp_path):
-    served = model_config.ServedReleases((3, 4), {"stable": 3, "canary": 4}, (3,))
-    path = tmp_path / "models.config"
-    path.write_text(model_config.config_text("/models", model_config.SERVED_MODELS, served))
-    assert model_config.read_served(path) == served
-    ranker, tower = model_config.read(path).model_config_list.config
-    assert list(ranker.model_version_policy.specific.versions) == [4]
-    assert dict(ranker.version_labels) == {"canary": 4}
-    assert dict(tower.version_labels) == {"stable": 3, "canary": 4}
-    wanted = model_config.ServedReleases((4, 5), {"stable": 5}, (5,))
-    first = model_config.next_served(served, wanted)
-    assert first == model_config.ServedReleases((3, 4, 5), {"stable": 3}, (3, 5))
-    assert model_config.next_served(first, wanted) == wanted
 
 
 def test_a_manifest_says_which_parts_exist(release):

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import itertools
-import pathlib
 import shutil
 import threading
 
@@ -13,11 +12,9 @@ import httpx
 import pytest
 import serving_fixtures
 import waiting
-from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
 
-from serving import errors, manifest, releases, requests
-from serving.releases import in_use, pointer, served_versions
+from serving import errors, releases, requests
+from serving.releases import in_use, pointer
 from serving.service import release_follower, release_router
 
 pytestmark = pytest.mark.process
@@ -29,7 +26,6 @@ BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
 def fast(monkeypatch):
     """Shorter times between checks of the disk, and between attempts."""
     monkeypatch.setattr(release_follower, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(served_versions, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(release_follower, "_RETRY_SECONDS", 0.2)
     monkeypatch.setattr(release_follower, "_MAX_RETRY_SECONDS", 0.4)
 
@@ -393,68 +389,3 @@ def test_an_unreadable_releases_file_changes_nothing(base, address):
         assert roles_of(url) == {1: "stable"}
         releases.promote(base, 2)
         waiting.until(lambda: roles_of(url) == {2: "stable"})
-
-
-def test_the_model_server_gets_the_stable_release_the_canary_and_releases_in_use(
-    base, tmp_path, caplog
-):
-    path = tmp_path / "models.config"
-    released = served_versions.ServedVersions(base, ("ranker", "query_tower"), path)
-
-    def told():
-        return text_format.Parse(
-            path.read_text(), model_server_config_pb2.ModelServerConfig()
-        ).model_config_list.config
-
-    def versions():
-        return list(told()[0].model_version_policy.specific.versions)
-
-    for name, model in zip(("ranker", "query_tower"), told(), strict=True):
-        assert (model.name, model.base_path) == (name, str(base / name))
-        assert model.model_platform == "tensorflow"
-        assert model.model_version_policy.specific.versions == [1]
-    releases.start_canary(base, 3, 0.1)
-    released.update()
-    assert versions() == [1, 3]
-    with contextlib.closing(in_use.hold(base, 1)), contextlib.closing(in_use.hold(base, 2)):
-        releases.promote(base, 3)
-        released.update()
-        # Release 1 serves its last requests; release 2 is only loaded, not routed.
-        assert versions() == [1, 3]
-    with released:
-        waiting.until(lambda: versions() == [3])
-        pointer = (base / "releases.json").read_text()
-        (base / "releases.json").write_text("{")
-        manifest.path_of(base, 2).touch()
-        waiting.until(lambda: "The versions of the model server were not updated" in caplog.text)
-        assert versions() == [3]
-        # It also survives a directory whose manifests are missing for a while.
-        (base / "releases.json").write_text(pointer)
-        (base / "manifests").rename(base / "away")
-        waiting.until(lambda: "has no manifest of the release to serve" in caplog.text)
-        (base / "away").rename(base / "manifests")
-        releases.promote(base, 1)
-        waiting.until(lambda: versions() == [1])
-        releases.promote(base, 3)
-        waiting.until(lambda: versions() == [3])
-    # A process that finds the stable release damaged falls back to the previous one, which is
-    # listed only then.
-    releases.promote(base, 1)
-    releases.promote(base, 3)
-    falling_back = served_versions.ServedVersions(base, ("ranker",), path)
-    assert versions() == [3]
-    with contextlib.closing(in_use.hold(base, 1)):
-        falling_back.update()
-        assert versions() == [1, 3]
-    fixed = served_versions.ServedVersions(base, ("ranker",), pathlib.Path(path), only=2)
-    with fixed:
-        assert versions() == [2]
-
-
-def test_the_model_server_file_is_restored_after_its_directory_was_removed(base, tmp_path):
-    path = tmp_path / "cleaned" / "models.config"
-    released = served_versions.ServedVersions(base, ("ranker",), path, only=1)
-    written = path.read_text()
-    shutil.rmtree(path.parent)
-    released.update()
-    assert path.read_text() == written
