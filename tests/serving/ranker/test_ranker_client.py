@@ -9,12 +9,11 @@ import grpc
 import numpy as np
 import pytest
 import serving_fixtures
+import tensorflow as tf
 import waiting
 from tensorflow_serving.apis import predict_pb2
 
 from serving import errors, ranker, releases
-from serving.model_server import server as model_server
-from serving.model_server import tensor_codec
 
 
 def predict(release, address, ad_features, timeout_seconds=60.0):
@@ -51,23 +50,6 @@ def test_the_proxy_of_the_host_is_not_used(ranker_address, tiny_bundle, monkeypa
     assert {values.shape for values in scores.values()} == {(3, 2)}
 
 
-def test_a_call_that_is_too_large_is_not_repeated(tiny_base, tiny_bundle):
-    options = model_server.Options(max_request_bytes=1000)
-    features = np.zeros([3, 100, serving_fixtures.NUM_AD_COLUMNS], np.int32)
-    with (
-        model_server.ModelServer({"ranker": tiny_base / "ranker"}, options=options) as server,
-        pytest.raises(errors.RankerReplyError, match=r"RESOURCE_EXHAUSTED: .*larger than max"),
-    ):
-        # It would be repeated until then.
-        predict(tiny_bundle, f"127.0.0.1:{server.port}", features, 600.0)
-
-
-def test_a_call_for_more_than_the_server_scores_is_refused(ranker_address, tiny_bundle):
-    features = np.zeros([3, 50_000, serving_fixtures.NUM_AD_COLUMNS], np.int32)
-    with pytest.raises(errors.RankerReplyError, match="ad_features has 150000 rows; expected at"):
-        predict(tiny_bundle, ranker_address, features)
-
-
 def test_a_client_that_outlives_its_loop_leaves_no_event_for_it(tiny_bundle, caplog):
     features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
     nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
@@ -86,13 +68,13 @@ def test_a_client_that_outlives_its_loop_leaves_no_event_for_it(tiny_bundle, cap
 
 
 @contextlib.contextmanager
-def answering(answer):
+def answering(answer, options=()):
     """Runs a server whose Predict answers with the bytes that `answer(context)` returns."""
     predict_method = grpc.unary_unary_rpc_method_handler(lambda _, context: answer(context))
     service = grpc.method_handlers_generic_handler(
         "tensorflow.serving.PredictionService", {"Predict": predict_method}
     )
-    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server = grpc.server(futures.ThreadPoolExecutor(1), options=options)
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -100,6 +82,16 @@ def answering(answer):
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(grace=None).wait()
+
+
+def test_a_call_that_is_too_large_is_not_repeated(tiny_bundle):
+    features = np.zeros([3, 100, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    with (
+        answering(lambda _: b"", [("grpc.max_receive_message_length", 1000)]) as address,
+        pytest.raises(errors.RankerReplyError, match=r"RESOURCE_EXHAUSTED: .*larger than max"),
+    ):
+        # It would be repeated until then.
+        predict(tiny_bundle, address, features, 600.0)
 
 
 def test_a_timeout_below_a_millisecond_is_not_called_0_ms(tiny_bundle):
@@ -121,7 +113,7 @@ def test_a_timeout_below_a_millisecond_is_not_called_0_ms(tiny_bundle):
 
 def truncated_reply():
     reply = predict_pb2.PredictResponse(model_spec={"version": {"value": 1}})
-    scores = tensor_codec.encode_tensor(np.zeros([3, 2], np.float32), as_content=True)
+    scores = tf.make_tensor_proto(np.zeros([3, 2], np.float32))
     scores.tensor_content = scores.tensor_content[:-1]
     for name in serving_fixtures.OUTPUTS.values():
         reply.outputs[name].CopyFrom(scores)
