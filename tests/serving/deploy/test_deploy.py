@@ -658,6 +658,7 @@ def test_alerts_use_metrics_that_the_server_has() -> None:
     # TensorFlow Serving's.
     exported |= {
         ":tensorflow:serving:request_count",
+        ":tensorflow:serving:request_latency",
         ":tensorflow:cc:saved_model:load_attempt_count",
     }
     jobs = {item["job_name"] for item in _yaml("prometheus.yml")["scrape_configs"]}

@@ -296,7 +296,8 @@ def test_a_damaged_saved_model_is_refused(refused, tmp_path):
     (tmp_path / "ranker").mkdir()
     (tmp_path / "ranker" / "saved_model.pb").write_bytes(b"\xff" * 20)
     message = refused(errors.InvalidModelError, ranker=tmp_path / "ranker")
-    assert message.startswith("ranker: expected a SavedModel, got: DATA_LOSS")
+    assert message.startswith("ranker: expected a SavedModel, got: ")
+    assert "Cannot parse file" in message
 
 
 def test_each_wrong_input_of_a_signature_is_named(refused, tmp_path):
