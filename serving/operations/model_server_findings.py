@@ -131,10 +131,8 @@ class ModelServerCheck:
     def _remedy(self, model: str) -> str:
         return (
             f"Configure it to serve version {self._release.version} of "
-            f"{self._release.base.resolve() / model}: set model_version_policy to latest "
-            "{ num_versions: 2 }, all or specific, and make the directory available to the server. "
-            "If that is done already, restart it: a server refuses a configuration that moves a "
-            "label to a version that it has not loaded."
+            f"{self._release.base.resolve() / model}: set model_version_policy to all "
+            "{}, and make the directory available to the server."
         )
 
     def _signature(self) -> str:

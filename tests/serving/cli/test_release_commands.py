@@ -142,10 +142,10 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         try:
             waiting.until(lambda: is_answered_by(1, answers))
             releases.promote(base, 2)
-            waiting.until(lambda: versions_of(url, ranker_url) == ({2}, {2}))
+            waiting.until(lambda: versions_of(url, ranker_url) == ({2}, {1, 2}))
             waiting.until(lambda: is_answered_by(2, answers))
             releases.roll_back(base)
-            waiting.until(lambda: versions_of(url, ranker_url) == ({1}, {1}))
+            waiting.until(lambda: versions_of(url, ranker_url) == ({1}, {1, 2}))
         finally:
             stop.set()
             for thread in threads:
@@ -155,11 +155,9 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
         checks = json.loads(text)["checks"]
         assert {check["status"] for check in checks} == {"ok"}
         assert (status, len(checks)) == (0, 12)
-        # The other release is not served.
+        # The service does not answer with the other release.
         status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
         assert status == 1
-        assert "expected: ranker version 2 AVAILABLE" in text
-        assert "restart it: a server refuses a configuration that moves a label" in text
         assert "release: 1 stable" in text
         assert f"to do: Release 1 of {base} is stable: check it with --version=1, or" in text
         assert "run tfrec release --action=promote --version=2" in text
