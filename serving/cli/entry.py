@@ -33,8 +33,6 @@ _ONLINE = (
     "update_index",
     "tune_index",
     "join_feedback",
-    "consume_events",
-    "rebuild_users",
     "size",
 )
 MODULES = {

@@ -27,18 +27,6 @@ def find_events(flag: str, value: str) -> list[pathlib.Path]:
     return _find(flag, value, impressions.FEEDBACK_PATTERN, hint)
 
 
-def events_in(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of the events that a service logged in a directory, which may have none.
-
-    Args:
-        directory: The directory.
-
-    Raises:
-        ValueError: It has compressed or renamed files of the log.
-    """
-    return _files_in(directory, impressions.FEEDBACK_PATTERN)
-
-
 def _find(flag: str, value: str, pattern: str, hint: str) -> list[pathlib.Path]:
     directory = pathlib.Path(value)
     if not directory.is_dir():

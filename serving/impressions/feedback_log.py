@@ -1,4 +1,4 @@
-"""Logs events as JSON lines, which `join_feedback` and `rebuild_users` read.
+"""Logs events as JSON lines, which `join_feedback` reads.
 
     {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "user_id": "u17", "time": 1.8e9,
      "click": 1, "received": 1.8e9}

@@ -6,7 +6,6 @@ from serving.operations.capacity import (
     cost_drivers,
     size_deployment,
 )
-from serving.operations.event_lines import describe_rejected
 from serving.operations.findings import (
     DoctorFinding,
     any_failed,
@@ -15,7 +14,6 @@ from serving.operations.findings import (
     findings_as_json,
     summary,
 )
-from serving.operations.history_findings import compare_histories
 from serving.operations.impression_findings import compare_impressions
 from serving.operations.local_service import (
     describe_answer,
@@ -29,31 +27,26 @@ from serving.operations.row_findings import (
     read_logged_requests,
 )
 from serving.operations.service_findings import ServiceCheck
-from serving.operations.user_rebuild import RebuiltUsers, rebuild_users
 
 __all__ = [
     "DoctorFinding",
     "Machine",
     "MeasuredConstants",
     "ModelServerCheck",
-    "RebuiltUsers",
     "ServiceCheck",
     "any_failed",
     "check_release",
     "check_updates",
-    "compare_histories",
     "compare_impressions",
     "compare_over_grpc",
     "compare_over_rest",
     "cost_drivers",
     "describe_answer",
-    "describe_rejected",
     "finding_as_text",
     "finding_of",
     "findings_as_json",
     "open_service",
     "read_logged_requests",
-    "rebuild_users",
     "size_deployment",
     "summary",
 ]

@@ -7,7 +7,6 @@ what accepts events does not need it.
 from typing import TYPE_CHECKING, Any
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
-from serving.orchestrator.event_consumer import EventConsumer
 from serving.orchestrator.event_intake import EventIntake
 from serving.orchestrator.request_batch import Answered, check_num_ads, in_turns
 from serving.orchestrator.service_metrics import (
@@ -27,7 +26,6 @@ __all__ = [
     "RETRY_AFTER_SECONDS",
     "Admission",
     "Answered",
-    "EventConsumer",
     "EventIntake",
     "Orchestrator",
     "ServiceMetrics",

@@ -405,8 +405,7 @@ class SqliteUserStore:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
                 remedy = (
                     "The file is damaged. Stop the processes that use it, move it away with "
-                    f"{self._path.name}-wal and {self._path.name}-shm, and fill a new store from "
-                    "the logs with tfrec rebuild_users."
+                    f"{self._path.name}-wal and {self._path.name}-shm, and restore a backup."
                 )
             raise errors.UserStoreError(
                 f"The user store {self._path} failed: {error}. {remedy}"

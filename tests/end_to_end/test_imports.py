@@ -32,7 +32,7 @@ def run(code, **environment):
 def test_events_schemas_formats_options_requests_and_rules_need_no_tensorflow():
     result = run(
         "import sys; from serving import impressions, orchestrator, users;"
-        "orchestrator.EventConsumer, orchestrator.EventIntake, orchestrator.UserData;"
+        "orchestrator.EventIntake, orchestrator.UserData;"
         "print([name for name in ('tensorflow', 'faiss', 'grpc') if name in sys.modules]);"
         "from tfrecords import columns, formats, pages, schema, splits;"
         "import tfrecords.schema_inference, tfrec.config, serving.config;"

@@ -30,18 +30,3 @@ def user_store() -> str | None:
         except ValueError as error:
             raise ValueError(f"--user_store, or TFREC_USER_STORE: {error}") from error
     return address
-
-
-def required_user_store() -> str:
-    """Returns the address of the user store.
-
-    Raises:
-        ValueError: No address is set, or the address is not valid.
-    """
-    address = user_store()
-    if address is None:
-        raise ValueError(
-            "Expected the address of a user store, got none. Set --user_store or the environment "
-            "variable TFREC_USER_STORE, which hides a password from other users of the machine."
-        )
-    return address

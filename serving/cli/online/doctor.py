@@ -3,8 +3,6 @@ r"""Checks a running model server and service against a release bundle.
     tfrec doctor --workdir=workdir/quickstart
     tfrec doctor --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
     tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions
-    tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions \
-        --event_log=workdir/impressions
     tfrec doctor --service=https://ads.example:443 --token_file=workdir/token \
         --tls_authorities=workdir/authorities.pem
     tfrec doctor --workdir=workdir/quickstart --json
@@ -18,8 +16,7 @@ skips a server. It checks:
 - whether the service is ready, serves the release and answers;
 - whether the servers' scores of held-out rows of --workdir agree with the training code's
   (--norows skips this, and so does --bundle without --workdir);
-- with --impression_log, whether the latest logged scores of the release agree with its ranker's;
-- with --event_log as well, whether the logged histories of users follow from the events.
+- with --impression_log, whether the latest logged scores of the release agree with its ranker's.
 
 Each check prints ok, or the finding, the expected value and the remedy. The exit status is 1 if a
 check failed.
@@ -61,12 +58,6 @@ flags.DEFINE_string(
     None,
     "Impression log to compare: its directory, or a comma-separated list or pattern of its files.",
 )
-flags.DEFINE_string(
-    "event_log",
-    None,
-    "Log of events to compute the histories of --impression_log from, and to compare them: its "
-    "directory, or a comma-separated list or pattern of its files.",
-)
 flags.DEFINE_integer(
     "num_answers", 256, "Maximum number of logged answers to compare.", lower_bound=1
 )
@@ -100,11 +91,6 @@ def _findings() -> Iterator[operations.DoctorFinding]:
     from serving import operations, releases
     from serving.cli import impression_files
 
-    if FLAGS.event_log and not FLAGS.impression_log:
-        raise ValueError(
-            "--event_log has the events of the histories in --impression_log, which is not set. "
-            "Set both."
-        )
     base = bundle_flags.bundle_base()
     token = access_flags.token()
     version = FLAGS.version or releases.stable(base)
@@ -139,15 +125,6 @@ def _findings() -> Iterator[operations.DoctorFinding]:
                 impression_files.find("impression_log", FLAGS.impression_log),
                 release,
                 FLAGS.num_answers,
-            ),
-        )
-    if FLAGS.event_log:
-        yield operations.finding_of(
-            f"histories of {FLAGS.impression_log}",
-            lambda: operations.compare_histories(
-                impression_files.find("impression_log", FLAGS.impression_log),
-                impression_files.find_events("event_log", FLAGS.event_log),
-                release,
             ),
         )
     if FLAGS.model_server:

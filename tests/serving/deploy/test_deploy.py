@@ -266,8 +266,8 @@ def test_all_objects_of_the_kustomization_have_the_fields_that_kubernetes_knows(
     objects = _built(_DEPLOY)
     kinds = {item["kind"] for item in objects}
     assert kinds == {item["kind"] for item in _objects()} | {"ConfigMap"}
-    # Each component adds a policy, and one adds the consumer of events.
-    assert len(with_components) == len(objects) + len(_COMPONENTS) + 1
+    # Each component adds a policy.
+    assert len(with_components) == len(objects) + len(_COMPONENTS)
     for item in [*objects, *with_components]:
         assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "tfrec"
         kubernetes_validate.validate(item, version, strict=True)
@@ -289,11 +289,6 @@ def test_components_name_the_channel_and_open_the_network_to_it(
     for name, secrets in {
         "orchestrator": {
             "TFREC_UPDATE_CHANNEL": ("tfrec-update-channel", "url", "flags/update_flags.py"),
-            "TFREC_USER_STORE": ("tfrec-users", "store", "flags/user_flags.py"),
-        },
-        "consume-events": {
-            "TFREC_USER_STORE": ("tfrec-users", "store", "flags/user_flags.py"),
-            "TFREC_STREAM_SERVER": ("tfrec-users", "stream", "online/consume_events.py"),
         },
     }.items():
         (container,) = pods[name]["containers"]
@@ -316,45 +311,6 @@ def test_components_name_the_channel_and_open_the_network_to_it(
         (rule,) = policy["egress"]
         assert rule["ports"] == [{"port": port}]
         assert rule["to"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
-
-
-@NEEDS_KUSTOMIZE
-def test_the_component_of_users_logs_impressions_and_consumes_events(
-    with_components: list[dict[str, Any]],
-    flags_of: Callable[[str], set[str]],
-) -> None:
-    objects = {
-        (item["kind"], item["metadata"]["name"]): item.get("spec", {}) for item in with_components
-    }
-    pods = {
-        name: objects["Deployment", name]["template"]["spec"]
-        for name in ("orchestrator", "consume-events")
-    }
-    logs = {"orchestrator": "--impression_log", "consume-events": "--feedback_log"}
-    for name, pod in pods.items():
-        (container,) = pod["containers"]
-        mounts = {item["name"]: item["mountPath"] for item in container["volumeMounts"]}
-        assert f"{logs[name]}={mounts['impressions']}" in container["args"]
-        volumes = {item["name"]: item for item in pod["volumes"]}
-        assert set(mounts) == set(volumes)
-        assert volumes["impressions"]["persistentVolumeClaim"] == {"claimName": "impressions"}
-    # The orchestrator keeps its own arguments.
-    (container,) = pods["orchestrator"]["containers"]
-    assert set(_container("orchestrator")["args"]) < set(container["args"])
-    consumer = pods["consume-events"]
-    assert consumer["securityContext"] == pods["orchestrator"]["securityContext"]
-    assert consumer["automountServiceAccountToken"] is False
-    assert consumer["containers"][0]["securityContext"] == container["securityContext"]
-    (program, command), arguments = (consumer["containers"][0][key] for key in ("command", "args"))
-    assert (program, command) == ("tfrec", "consume_events")
-    names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
-    assert names <= flags_of("consume_events")
-    labels = objects["Deployment", "consume-events"]["template"]["metadata"]["labels"]
-    assert objects["Deployment", "consume-events"]["selector"] == {"matchLabels": labels}
-    policy = objects["NetworkPolicy", "users"]
-    (selected,) = policy["podSelector"]["matchExpressions"]
-    assert set(selected["values"]) == set(pods)
-    assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [6379, 53]
 
 
 def test_orchestrators_see_the_address_of_every_model_server() -> None:

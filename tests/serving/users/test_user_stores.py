@@ -744,13 +744,13 @@ def test_a_missing_directory_is_refused_and_not_created(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_message_of_a_damaged_file_names_the_command_that_fills_a_new_one(tmp_path):
+def test_the_message_of_a_damaged_file_names_the_remedy(tmp_path):
     path = tmp_path / "users.db"
     asyncio.run(users.open_store(f"sqlite:{path}").close())
     content = path.read_bytes()
     # All pages but the first, which has the header.
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
-    with pytest.raises(errors.UserStoreError, match=r"is damaged.*users\.db-wal .* rebuild_users"):
+    with pytest.raises(errors.UserStoreError, match=r"is damaged.*users\.db-wal .* backup"):
         users.open_store(f"sqlite:{path}")
 
 
