@@ -98,7 +98,8 @@ def logged_events(release, rows, event_files):
     found = {(user, key): (schema.IMPRESSION, time, ad) for user, key, time, ad in shown}
     for line in lines:
         key = line["user_id"], line["event_id"]
-        found.setdefault(key, (line["event"], line["time"], line["ad_id"]))
+        kind = next(name for name in (schema.IMPRESSION, *users.ACTIONS) if name in line)
+        found.setdefault(key, (kind, line["time"], line["ad_id"]))
     plan = schema.schema_from_json(release.manifest.schema)
     listed = histories.listed_fields(plan)
     with contextlib.closing(live.LiveIndex(release)) as updated:
