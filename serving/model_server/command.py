@@ -3,6 +3,7 @@
 python -m serving.model_server --model_name=ranker --model_base_path=/bundle/ranker
 """
 
+import functools
 import gc
 import os
 import signal
@@ -21,41 +22,31 @@ _DRAIN_SECONDS = 10.0
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags; tests may import this module without defining them."""
-    flags.DEFINE_integer("port", 8500, "gRPC port.", 1, 65535, flag_values=values)
-    flags.DEFINE_integer(
-        "rest_api_port", 8501, "HTTP/REST port; 0 for no REST.", 0, 65535, flag_values=values
-    )
-    flags.DEFINE_string(
-        "host", "127.0.0.1", "Address to bind; 0.0.0.0 for all.", flag_values=values
-    )
-    flags.DEFINE_string("model_name", "default", "Model name.", flag_values=values)
-    flags.DEFINE_string(
-        "model_base_path",
-        None,
-        "Absolute path of the directory with the model's numbered versions.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
+    integer("port", 8500, "gRPC port.", 1, 65535)
+    integer("rest_api_port", 8501, "HTTP/REST port; 0 for no REST.", 0, 65535)
+    string("host", "127.0.0.1", "Address to bind; 0.0.0.0 for all.")
+    string("model_name", "default", "Model name.")
+    string("model_base_path", None, "Absolute path of the model's numbered versions.")
+    string(
         "model_config_file",
         None,
         "Text-format ModelServerConfig with several models and version policies, instead of "
         "--model_name and --model_base_path.",
-        flag_values=values,
     )
-    flags.DEFINE_float(
+    integer(
         "file_system_poll_wait_seconds",
         1,
         "Seconds between two checks for new versions; 0 checks only at the start.",
         0,
-        flag_values=values,
     )
-    flags.DEFINE_integer(
+    integer(
         "grpc_max_threads",
         DEFAULT_THREADS,
         "Maximum number of gRPC requests that run at once; others are refused "
         "(RESOURCE_EXHAUSTED).",
         1,
-        flag_values=values,
     )
     flags.DEFINE_bool(
         "end_with_input",

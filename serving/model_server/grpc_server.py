@@ -36,52 +36,40 @@ def build(
     max_threads: int,
     free: threading.Semaphore,
 ) -> tuple[grpc.Server, int]:
-    """Binds a server and does not start it.
-
-    Args:
-        manager: The models.
-        address: Host and port; port 0 is any free one.
-        max_threads: Maximum number of requests that run at once.
-        free: Threads that are free. As in TensorFlow Serving, no request waits for one.
-
-    Returns:
-        The server and its port.
-
-    Raises:
-        OSError: The port cannot be bound.
-    """
-
-    def services(**methods: tuple[type, Callable[..., Any]]) -> dict[str, grpc.RpcMethodHandler]:
-        return {
-            name: _method(free, request_type, functools.partial(operation, manager))
-            for name, (request_type, operation) in methods.items()
-        }
-
-    prediction_service = services(
-        Predict=(predict_pb2.PredictRequest, operations.predict),
-        GetModelMetadata=(
-            get_model_metadata_pb2.GetModelMetadataRequest,
-            operations.model_metadata,
-        ),
-    )
-    model_service = services(
-        GetModelStatus=(get_model_status_pb2.GetModelStatusRequest, operations.model_status),
-        HandleReloadConfigRequest=(
-            model_management_pb2.ReloadConfigRequest,
-            operations.reload_config,
-        ),
-    )
+    """Binds a server without starting it; no request waits for a `free` thread."""
+    methods = {
+        "tensorflow.serving.PredictionService": {
+            "Predict": (predict_pb2.PredictRequest, operations.predict),
+            "GetModelMetadata": (
+                get_model_metadata_pb2.GetModelMetadataRequest,
+                operations.model_metadata,
+            ),
+        },
+        "tensorflow.serving.ModelService": {
+            "GetModelStatus": (
+                get_model_status_pb2.GetModelStatusRequest,
+                operations.model_status,
+            ),
+            "HandleReloadConfigRequest": (
+                model_management_pb2.ReloadConfigRequest,
+                operations.reload_config,
+            ),
+        },
+    }
+    handlers = [
+        grpc.method_handlers_generic_handler(
+            service,
+            {
+                name: _method(free, request_type, functools.partial(operation, manager))
+                for name, (request_type, operation) in named.items()
+            },
+        )
+        for service, named in methods.items()
+    ]
     # One more thread than running requests: it refuses further ones.
     pool = futures.ThreadPoolExecutor(max_threads + 1, thread_name_prefix="grpc")
     server = grpc.server(pool, options=_OPTIONS)
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(
-                "tensorflow.serving.PredictionService", prediction_service
-            ),
-            grpc.method_handlers_generic_handler("tensorflow.serving.ModelService", model_service),
-        )
-    )
+    server.add_generic_rpc_handlers(handlers)
     try:
         return server, server.add_insecure_port(address)
     except RuntimeError as error:

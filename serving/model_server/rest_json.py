@@ -30,11 +30,7 @@ _BYTES_SUFFIX = "_bytes"
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Parses the body of a request.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if it is not a JSON object in UTF-8.
-    """
+    """Returns the JSON object that the body of a request is."""
     try:
         document = json.loads(body)
     except (RecursionError, ValueError) as error:
@@ -47,22 +43,11 @@ def parse(body: bytes) -> dict[str, Any]:
 def to_inputs(
     document: Mapping[str, Any], dtypes: Mapping[str, tf.DType]
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """Returns the inputs of a Predict request.
+    """Returns the inputs of a signature by name, and whether the request has the row form.
 
     In the row form, `instances` is a list of rows, each an object with all inputs. In the column
     form, `inputs` is an object with all inputs. In both, the value of the only input needs no
     object around it.
-
-    Args:
-        document: Body of the request.
-        dtypes: Type of each input of the signature.
-
-    Returns:
-        The inputs by name, in the row form each [number of rows, ...]; and whether it is the row
-        form.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if names, shapes or types do not fit.
     """
     is_row_form = "instances" in document
     if is_row_form == ("inputs" in document):
@@ -86,25 +71,17 @@ def to_inputs(
 
 
 def to_rows(outputs: Mapping[str, np.ndarray]) -> bytes:
-    """Returns `{"predictions": [...]}`, one element for each row.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if outputs differ in their 0th dimension, or have none.
-    """
-    if len({array.shape[:1] for array in outputs.values()} - {()}) != 1 or any(
-        not array.shape for array in outputs.values()
-    ):
+    """Returns `{"predictions": [...]}`, one element for each row."""
+    sizes = {array.shape[:1] for array in outputs.values()}
+    if len(sizes) != 1 or () in sizes:
         raise saved_model.invalid_argument(
             "The outputs have no common 0th dimension; send 'inputs' instead of 'instances'."
         )
     columns = {name: _to_lists(name, array) for name, array in outputs.items()}
-    rows = next(iter(columns.values()))
-    if len(columns) > 1:
-        rows = [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)
-        ]
-    return write({"predictions": rows})
+    if len(columns) == 1:
+        return write({"predictions": next(iter(columns.values()))})
+    rows = zip(*columns.values(), strict=True)
+    return write({"predictions": [dict(zip(columns, row, strict=True)) for row in rows]})
 
 
 def to_columns(outputs: Mapping[str, np.ndarray]) -> bytes:

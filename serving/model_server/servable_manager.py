@@ -32,20 +32,15 @@ _RETRY_SECONDS = 60.0
 
 @dataclasses.dataclass
 class ModelVersion:
-    """A version of a model in the server.
-
-    Attributes:
-        state: One of `ModelVersionStatus.State`; an unloaded version stays listed as END.
-        model: The loaded version; None while it is not AVAILABLE.
-        error: Error of the last failed load.
-        retry_at: Time of the second attempt to load, by `time.monotonic`.
-        users: Number of requests that run on the version.
-    """
+    """A version of a model in the server; an unloaded one stays listed as END."""
 
     state: int = State.START
+    # None while it is not AVAILABLE.
     model: servable.Servable | None = None
+    # Of the last load, and the time of the second attempt, by `time.monotonic`.
     error: saved_model.StatusError | None = None
     retry_at: float = 0.0
+    # Number of requests that run on the version.
     users: int = 0
 
     def serves(self) -> bool:
@@ -67,12 +62,7 @@ class ServableManager:
     """The models of one server; all methods may be called from any thread."""
 
     def __init__(self, load: Loader, retry_seconds: float = _RETRY_SECONDS) -> None:
-        """Creates a manager without models.
-
-        Args:
-            load: Loads a version, given model name, version number and directory.
-            retry_seconds: Time after which a failed load is tried once more.
-        """
+        """Creates a manager without models; `load` gets model name, version and directory."""
         self._load_servable = load
         self._retry_seconds = retry_seconds
         self._configs: dict[str, model_config.ModelConfig] = {}
@@ -122,12 +112,7 @@ class ServableManager:
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[servable.Servable]:
-        """Yields the version that a request names, kept loaded until the block ends.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT for a missing name or a label, NOT_FOUND if the version
-                is not available.
-        """
+        """Yields the version that a request names, kept loaded until the block ends."""
         with self._changed:
             version = self._resolve(spec)
             model = typing.cast(servable.Servable, version.model)
@@ -141,11 +126,7 @@ class ServableManager:
                     self._changed.notify_all()
 
     def status(self, spec: model_pb2.ModelSpec) -> list[get_model_status_pb2.ModelVersionStatus]:
-        """Returns the state of one version, or of all versions, the newest first.
-
-        Raises:
-            StatusError: NOT_FOUND if the model or version is unknown.
-        """
+        """Returns the state of one version, or of all versions, the newest first."""
         with self._changed:
             versions = self._models.get(spec.name, {})
             if spec.HasField("version"):
@@ -168,14 +149,7 @@ class ServableManager:
             }
 
     def close(self, timeout_seconds: float) -> bool:
-        """Unloads everything, each version after its last request.
-
-        Args:
-            timeout_seconds: Maximum wait for a running load and for requests.
-
-        Returns:
-            Whether all versions are unloaded. A version in use keeps its session.
-        """
+        """Unloads everything, each version after its last request; returns whether all were."""
         deadline = time.monotonic() + timeout_seconds
         if not self._updating.acquire(timeout=timeout_seconds):
             return False

@@ -12,11 +12,7 @@ _MAX_VERSION = 2**63 - 1
 
 
 def validate(config: model_config.ModelServerConfig) -> None:
-    """Checks names, base paths and platforms.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT naming the first wrong model.
-    """
+    """Raises INVALID_ARGUMENT for a wrong name, base path or platform."""
     if config.WhichOneof("config") != "model_config_list":
         raise saved_model.invalid_argument("Expected a model_config_list.")
     names = set()
@@ -44,9 +40,7 @@ def aspired_versions(model: model_config.ModelConfig) -> dict[int, str]:
 
     Only directories with a numeric name count, so a version is published by renaming it from a
     name that is not numeric.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if the base path cannot be listed.
+    Raises INVALID_ARGUMENT if the base path cannot be listed.
     """
     found = {}
     try:
