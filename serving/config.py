@@ -64,9 +64,8 @@ class OrchestratorConfig:
     Attributes:
         default_k: Number of ads returned if a request does not set `k`.
         max_k: Maximum value of `k` in a request.
-        max_batch: Maximum number of requests in a batch.
-        requests_per_call: Number of requests of a batch that share a call to the query tower, the
-            index and the ranker.
+        requests_per_call: Maximum number of requests that share a call to the query tower, the
+            index and the ranker; also of a batch's requests in flight.
         num_threads: Number of threads for the query tower and the index.
         ranker: Options of the calls to the ranker.
         rules: Business rules of requests that do not set any; `requests.ServiceRules`, or a JSON
@@ -92,7 +91,6 @@ class OrchestratorConfig:
         minimum=1.0,
         flag="batch_deadline_ms",
     )
-    max_batch: int = MAX_BATCH_SIZE
     max_ads_per_call: int = option(
         10_000,
         "Maximum number of ads in the answers to a call: the sum of k and of requested candidates; "
@@ -205,7 +203,6 @@ class HttpConfig:
     end_seconds: int = 20
     max_connections: int = option(
         4096,
-        "Maximum number of open connections per process; fewer if the system allows fewer open "
-        "files. At the limit, the connection that has waited longest for its client is closed.",
+        "Maximum number of open connections per process. At the limit, requests get 503.",
         minimum=1,
     )

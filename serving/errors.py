@@ -3,8 +3,6 @@
     ServingError
       BundleError           a release cannot be published or loaded
       InvalidRequestError   a request is invalid
-        RequestTypeError      a value has a wrong type, or a key is unknown
-        RequestTooLargeError  a call requests too many ads
       InvalidAdError        an ad for a live index is invalid
       ImpressionLogError    the impression log cannot be written or joined
       UserStoreError        the user store failed
@@ -76,26 +74,7 @@ class ReleasesFileError(BundleError):
 
 
 class InvalidRequestError(ServingError):
-    """The request is invalid; the message names the field, the value and the expected value.
-
-    Attributes:
-        status: HTTP status of the response.
-    """
-
-    status = 400
-
-
-class RequestTypeError(InvalidRequestError):
-    """A value of the request has a wrong type, or a key is unknown or missing."""
-
-    code = "invalid_request"
-    status = 422
-
-
-class RequestTooLargeError(InvalidRequestError):
-    """A call requests more ads than the service allows."""
-
-    status = 413
+    """The request is invalid; the message names the field, the value and the expected value."""
 
 
 class SampleRequestError(InvalidRequestError):

@@ -11,6 +11,7 @@ from typing import Any, Self
 import httpx
 
 from serving.client import calls
+from serving.errors import ClientStatusError
 from serving.requests import Answer, Event, EventsAdded, Request, UserDeleted
 
 
@@ -51,11 +52,11 @@ class AsyncClient:
 
     async def recommend_batch(
         self, requests: Iterable[Request | Mapping[str, Any]]
-    ) -> list[Answer]:
-        """Returns the answers to many requests, in the same order."""
+    ) -> list[Answer | ClientStatusError]:
+        """Returns the answer to each request, or its error, in the same order."""
         bodies = [calls.body_of(request) for request in calls.requests_of(requests)]
         path = "/v1/recommend/batch"
-        return calls.answers_to(bodies, await self._call("POST", path, {"requests": bodies}))
+        return calls.outcomes_of(bodies, await self._call("POST", path, {"requests": bodies}))
 
     async def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
         """Adds events to the histories of users in the user store."""

@@ -142,7 +142,7 @@ class Attempts:
             case {"error": {"code": code}} if self._path == READY and code in _NOT_READY:
                 return document
             case {"error": {"code": str(code), "message": str(message)}}:
-                raise _error_of(outcome.status_code)(outcome.status_code, code, message)
+                raise _class_of(outcome.status_code)(outcome.status_code, code, message)
             case dict() if outcome.is_success:
                 return document
         raise errors.ClientReplyError(
@@ -151,7 +151,7 @@ class Attempts:
         )
 
 
-def _error_of(status: int) -> type[errors.ClientStatusError]:
+def _class_of(status: int) -> type[errors.ClientStatusError]:
     if status == 429:
         return errors.ClientOverloadedError
     return errors.ClientServiceError if status >= 500 else errors.ClientRequestError
@@ -194,13 +194,31 @@ def answer_to(body: Mapping[str, Any], document: Mapping[str, Any]) -> Answer:
     return answer
 
 
-def answers_to(bodies: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> list[Answer]:
-    answers = document.get("responses")
-    if not isinstance(answers, list) or len(answers) != len(bodies):
+def outcomes_of(
+    bodies: Sequence[Mapping[str, Any]], document: Mapping[str, Any]
+) -> list[Answer | errors.ClientStatusError]:
+    """Returns the answer to each request of a batch, or the error that refused it."""
+    outcomes = document.get("responses")
+    if not isinstance(outcomes, list) or len(outcomes) != len(bodies):
         raise errors.ClientReplyError(
             f"Expected {len(bodies)} responses, got {str(document)[:200]}."
         )
-    return [answer_to(body, answer) for body, answer in zip(bodies, answers, strict=True)]
+    return [_outcome_of(body, outcome) for body, outcome in zip(bodies, outcomes, strict=True)]
+
+
+def _outcome_of(
+    body: Mapping[str, Any], outcome: Mapping[str, Any]
+) -> Answer | errors.ClientStatusError:
+    match outcome:
+        case {"error": {"code": str(code), "message": str(message)}}:
+            return error_of(code, message)
+    return answer_to(body, outcome)
+
+
+def error_of(code: str, message: str) -> errors.ClientStatusError:
+    """Returns the error of a request that a service refuses or cannot answer."""
+    status = {"invalid_request": 422, "overloaded": 429}.get(code, 503)
+    return _class_of(status)(status, code, message)
 
 
 def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
@@ -221,8 +239,4 @@ def parsed(model: type[_Model], value: Any, place: str = "") -> _Model:
     try:
         return requests.parse(model, value, place)
     except errors.InvalidRequestError as error:
-        raise refused(error) from error
-
-
-def refused(error: errors.InvalidRequestError) -> errors.ClientRequestError:
-    return errors.ClientRequestError(error.status, error.code, str(error))
+        raise error_of(error.code, str(error)) from error

@@ -16,6 +16,7 @@ from typing import Any, Self
 import httpx
 
 from serving.client import calls
+from serving.errors import ClientStatusError
 from serving.requests import Answer, Event, EventsAdded, Request, UserDeleted
 
 
@@ -84,11 +85,17 @@ class Client:
         body = calls.body_of(calls.request_of(request, fields))
         return calls.answer_to(body, self._call("POST", "/v1/recommend", body))
 
-    def recommend_batch(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Answer]:
-        """Returns the answers to requests, or to their JSON objects, in the same order."""
+    def recommend_batch(
+        self, requests: Iterable[Request | Mapping[str, Any]]
+    ) -> list[Answer | ClientStatusError]:
+        """Returns the outcome of each request, or of its JSON object, in the same order.
+
+        It is the answer, or the error that `recommend` would raise for this request: one that is
+        refused does not affect the others.
+        """
         bodies = [calls.body_of(request) for request in calls.requests_of(requests)]
         path = "/v1/recommend/batch"
-        return calls.answers_to(bodies, self._call("POST", path, {"requests": bodies}))
+        return calls.outcomes_of(bodies, self._call("POST", path, {"requests": bodies}))
 
     def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
         """Adds events, or their JSON objects, to the histories of users in the user store.

@@ -99,11 +99,21 @@ class LocalClient:
         valid = calls.request_of(request, fields)
         return _with_role(valid, self._run(self._open.recommend(valid)))
 
-    def recommend_batch(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Answer]:
-        """Returns the answers to requests, or to their JSON objects, in the same order."""
+    def recommend_batch(
+        self, requests: Iterable[Request | Mapping[str, Any]]
+    ) -> list[Answer | errors.ClientStatusError]:
+        """Returns the answer to each request, or its error, in the same order."""
         batch = calls.requests_of(requests)
-        answers = self._run(self._open.recommend_batch(batch))
-        return [_with_role(*pair) for pair in zip(batch, answers, strict=True)]
+        service = self._open
+        outcomes = self._run(
+            orchestrator.answer_each(service.recommend, batch, service.config.requests_per_call)
+        )
+        return [
+            _with_role(request, outcome)
+            if isinstance(outcome, Answer)
+            else calls.error_of(outcome.code, str(outcome))
+            for request, outcome in zip(batch, outcomes, strict=True)
+        ]
 
     def add_events(self, events: Iterable[Event | Mapping[str, Any]]) -> EventsAdded:
         """Adds events, or their JSON objects, to the histories of users in the user store.
@@ -120,7 +130,7 @@ class LocalClient:
         try:
             self._open.check_profile(user_id, profile)
         except errors.InvalidRequestError as error:
-            raise calls.refused(error) from error
+            raise calls.error_of(error.code, str(error)) from error
         self._run(self._stored.set_profile(user_id, profile))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
@@ -166,10 +176,8 @@ class LocalClient:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
-        except errors.InvalidRequestError as error:
-            raise calls.refused(error) from error
-        except errors.OverloadedError as error:
-            raise errors.ClientOverloadedError(429, error.code, str(error)) from error
+        except (errors.InvalidRequestError, errors.OverloadedError) as error:
+            raise calls.error_of(error.code, str(error)) from error
         except futures.CancelledError as error:
             raise errors.TfrecClientError("The client was closed before the answer.") from error
 

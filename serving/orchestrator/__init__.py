@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
 from serving.orchestrator.event_intake import EventIntake
-from serving.orchestrator.request_batch import Answered, check_num_ads, in_turns
+from serving.orchestrator.micro_batching import answer_each
 from serving.orchestrator.service_metrics import (
     METRICS_CONTENT_TYPE,
     METRICS_DIRECTORY_VARIABLE,
@@ -25,14 +25,12 @@ __all__ = [
     "METRICS_DIRECTORY_VARIABLE",
     "RETRY_AFTER_SECONDS",
     "Admission",
-    "Answered",
     "EventIntake",
     "Orchestrator",
     "ServiceMetrics",
     "UserData",
-    "check_num_ads",
+    "answer_each",
     "describe_release",
-    "in_turns",
 ]
 
 

@@ -57,26 +57,23 @@ class Admission:
         self._clock = clock
         self.in_flight = 0
         self._ads = 0
-        # Requests that the next one waits for; of a batch, only those computed at a time.
-        self._ahead = 0
         self._interval = _FIRST_INTERVAL_SECONDS
         self._last_answer = -float("inf")
 
     def refusal(
-        self, deadline: requests.Deadline, num_requests: int = 1, num_ads: int = 0
+        self, deadline: requests.Deadline, num_ads: int = 0
     ) -> errors.OverloadedError | None:
-        """Returns why requests are refused at the moment, or None.
+        """Returns why a request is refused at the moment, or None.
 
-        They are admitted if nothing is in flight, even a batch above the limits.
+        It is admitted if nothing is in flight.
 
         Args:
-            deadline: Deadline of the requests.
-            num_requests: Number of requests.
-            num_ads: Number of ads that they need.
+            deadline: Deadline of the request.
+            num_ads: Number of ads that it needs.
         """
         if not self.in_flight:
             return None
-        if self.in_flight + num_requests > self._max_in_flight:
+        if self.in_flight >= self._max_in_flight:
             return _overloaded(
                 f"{self.in_flight} requests are in flight; the maximum is {self._max_in_flight}."
             )
@@ -85,7 +82,7 @@ class Admission:
                 f"The requests in flight need {self._ads} ads, and {num_ads} more would exceed the "
                 f"maximum of {self._max_ads}."
             )
-        expected_ms = (self._ahead + num_requests) * self._interval * 1000
+        expected_ms = (self.in_flight + 1) * self._interval * 1000
         allowed_ms = _SHARE * deadline.remaining_ms()
         if expected_ms > allowed_ms:
             return _overloaded(
@@ -97,50 +94,38 @@ class Admission:
         return None
 
     @contextlib.contextmanager
-    def admitted(
-        self,
-        deadline: requests.Deadline,
-        num_requests: int = 1,
-        num_ads: int = 0,
-        num_together: int = 1,
-    ) -> Iterator[None]:
-        """Counts requests as in flight until the block ends.
+    def admitted(self, deadline: requests.Deadline, num_ads: int = 0) -> Iterator[None]:
+        """Counts a request as in flight until the block ends.
 
         Args:
-            deadline: Deadline of the requests.
-            num_requests: Number of requests to admit.
-            num_ads: Number of ads that they need.
-            num_together: Number of the requests that are computed at a time.
+            deadline: Deadline of the request.
+            num_ads: Number of ads that it needs.
 
         Raises:
-            OverloadedError: The process has too many requests or ads in flight, or the requests
-                would miss their deadline.
+            OverloadedError: The process has too many requests or ads in flight, or the request
+                would miss its deadline.
         """
-        refusal = self.refusal(deadline, num_requests, num_ads)
+        refusal = self.refusal(deadline, num_ads)
         if refusal is not None:
             raise refusal
         started = self._clock()
-        self._count(num_requests, num_ads, num_together)
+        self._count(1, num_ads)
         try:
             yield
-            self._note_answers(num_requests, started)
+            self._note_answer(started)
         finally:
-            self._count(-num_requests, -num_ads, -num_together)
+            self._count(-1, -num_ads)
 
-    def _note_answers(self, num_requests: int, started: float) -> None:
+    def _note_answer(self, started: float) -> None:
         """Updates the mean time between answers; idle time does not count."""
         now = self._clock()
-        since = max(started, self._last_answer)
-        # Only the last answer of a batch is observed.
-        if num_requests == 1 or (num_requests and since == started):
-            elapsed = (now - since) / num_requests
-            self._interval += _WEIGHT * (elapsed - self._interval)
+        elapsed = now - max(started, self._last_answer)
+        self._interval += _WEIGHT * (elapsed - self._interval)
         self._last_answer = now
 
-    def _count(self, num_requests: int, num_ads: int, num_together: int) -> None:
+    def _count(self, num_requests: int, num_ads: int) -> None:
         self.in_flight += num_requests
         self._ads += num_ads
-        self._ahead += num_together
         if self._gauge is not None:
             self._gauge.inc(num_requests)
 

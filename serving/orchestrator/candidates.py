@@ -31,7 +31,6 @@ class CandidateGroup:
     """Candidates of requests that have the same number of candidates.
 
     Attributes:
-        positions: Positions [B] of the requests among those retrieved together.
         ads: Catalog snapshot that the rows refer to.
         columns: Model inputs of the requests, [B] each.
         scores: Inner products [B, C] float32, descending.
@@ -41,7 +40,6 @@ class CandidateGroup:
             requests retrieved together.
     """
 
-    positions: list[int]
     ads: live.LiveView
     columns: requests.Columns
     scores: np.ndarray
@@ -58,18 +56,6 @@ class CandidateGroup:
         """
         return RequestCandidates(self.ads, self.rows[row, :count], self.scores[row, :count])
 
-    def single(self, row: int) -> "CandidateGroup":
-        """Returns a group with one request, at index `row` of this group."""
-        only = slice(row, row + 1)
-        return dataclasses.replace(
-            self,
-            positions=[0],
-            columns={name: column[only] for name, column in self.columns.items()},
-            scores=self.scores[only],
-            rows=self.rows[only],
-            ad_features=self.ad_features[only],
-        )
-
 
 def joined(groups: Sequence[CandidateGroup]) -> CandidateGroup:
     """Returns groups with the same number of candidates as one group, in their order."""
@@ -77,7 +63,6 @@ def joined(groups: Sequence[CandidateGroup]) -> CandidateGroup:
         return groups[0]
     return dataclasses.replace(
         groups[0],
-        positions=list(range(sum(len(group.positions) for group in groups))),
         columns=requests.join_columns([group.columns for group in groups]),
         scores=np.concatenate([group.scores for group in groups]),
         rows=np.concatenate([group.rows for group in groups]),

@@ -7,8 +7,10 @@ Requests wait only while the maximum number of calls is running.
 import asyncio
 import collections
 import dataclasses
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
+
+from serving import errors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -139,3 +141,28 @@ class Batcher(Generic[Item, Result]):
         for member, result in zip(members, results, strict=True):
             if not member.future.done():
                 member.future.set_result(result)
+
+
+async def answer_each(
+    answer: Callable[[Item], Awaitable[Result]], requests: Iterable[Item], at_once: int
+) -> list[Result | errors.ServingError]:
+    """Answers the requests of a batch as many single ones, so that they share calls.
+
+    Args:
+        answer: Answers a request.
+        requests: Requests.
+        at_once: Number of requests in flight at a time.
+
+    Returns:
+        The answer to each request, or the error that refused it.
+    """
+    turns = asyncio.Semaphore(at_once)
+
+    async def outcome(request: Item) -> Result | errors.ServingError:
+        async with turns:
+            try:
+                return await answer(request)
+            except errors.ServingError as error:
+                return error
+
+    return await asyncio.gather(*map(outcome, requests))

@@ -3,14 +3,13 @@
     orchestrator = Orchestrator(releases.load("bundles"), client)
     answer = await orchestrator.recommend(Request(user={"country": "CH"}, k=10))
 
-Shapes: B requests, C candidates.
+Shapes: B requests that share a call, C candidates.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -22,7 +21,6 @@ from serving.orchestrator import (
     answers,
     candidates,
     ranking_stage,
-    request_batch,
     retrieval_stage,
     service_metrics,
     user_data,
@@ -39,15 +37,15 @@ from serving.requests import (
     parse,
 )
 
-# Answers with more ads, 2 ms of work, and answers of batches are composed in a thread, because the
-# event loop has other requests to answer.
+# Answers with more ads, 2 ms of work, are composed in a thread, because the event loop has other
+# requests to answer.
 _MAX_INLINE_ADS = 100
 
 
 class Orchestrator:
     """Answers requests with one release bundle and one ranker.
 
-    `recommend` and `recommend_batch` may run concurrently in one event loop.
+    Requests may run concurrently in one event loop. Those that wait share calls of the models.
     """
 
     def __init__(
@@ -203,7 +201,7 @@ class Orchestrator:
         """Checks a request against the release.
 
         Raises:
-            InvalidRequestError: Each line names a field, the expected and the actual value.
+            InvalidRequestError: Names the first invalid field.
         """
         return self._validator.check(request)
 
@@ -236,139 +234,21 @@ class Orchestrator:
         """
         started = self._clock() if started is None else started
         valid = self._validator.check(request)
-        deadline = Deadline(
-            valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
-        )
-        with self.admission.admitted(deadline, 1, self._num_ads(valid)):
-            (valid,) = await self._with_users([valid], deadline)
+        milliseconds = valid.deadline_ms or self.config.default_deadline_ms
+        deadline = Deadline(milliseconds, started, self._clock)
+        with self.admission.admitted(deadline, self.num_ads(valid)):
+            if self._user_stage is not None:
+                (valid,) = await self._user_stage.fill([valid], deadline)
             found = await self._retrieval.find(valid, self._num_candidates(valid), deadline)
             ranked = await self._rank(found, valid.k, deadline)
-            (answered,) = await self._compose([valid], found, ranked, deadline)
-        self._record(answered)
-        return answered.answer
+            answer = await self._compose(valid, found, ranked, deadline)
+        self._record(valid, answer, found.rows.shape[1], ranked.num_ranked, deadline)
+        return answer
 
-    async def recommend_batch(
-        self, requests: Sequence[Request], started: float | None = None
-    ) -> list[Answer]:
-        """Returns the answers to many requests, in their order.
-
-        Requests with the same deadline and number of candidates are computed together; each answer
-        is the same as for a single request.
-
-        Args:
-            requests: Requests to answer.
-            started: Clock time at which the requests arrived, in seconds. None: now.
-
-        Raises:
-            InvalidRequestError: A request is not valid, so the whole batch is refused; the message
-                names the request.
-            RequestTooLargeError: The requests need too many ads.
-            OverloadedError: The batch cannot be answered in time.
-        """
-        started = self._clock() if started is None else started
-        batch = self.check_batch(requests)
-        request_batch.check_num_ads(batch.size, batch.num_ads, self.config.max_ads_per_call)
-        with self.admitted_batch(batch, started):
-            answered = await self.answer_batch(batch, started)
-        await self.record(answered)
-        return [result.answer for result in answered]
-
-    def check_batch(
-        self, requests: Sequence[Request], positions: Sequence[int] | None = None
-    ) -> request_batch.RequestBatch:
-        """Validates the requests of a batch.
-
-        Args:
-            requests: Requests of the batch.
-            positions: Their positions in a larger batch, for messages. None: they are all of it.
-
-        Raises:
-            InvalidRequestError: A request is not valid, so that the whole batch is refused and the
-                message names the request, or the batch is too long.
-        """
-        if len(requests) > self.config.max_batch:
-            raise errors.InvalidRequestError(
-                f"requests: expected at most {self.config.max_batch} values, got {len(requests)}. "
-                "Send several batches."
-            )
-        num_ads = 0
-        groups: dict[tuple[float, int], list[tuple[int, ValidRequest]]] = {}
-        for position, request in enumerate(requests):
-            try:
-                valid = self._validator.check(request)
-            except errors.InvalidRequestError as error:
-                place = f"requests[{position if positions is None else positions[position]}]"
-                raise errors.InvalidRequestError(f"{place}.{error}") from error
-            num_ads += self._num_ads(valid)
-            deadline_ms = valid.deadline_ms or self.config.batch_deadline_ms
-            group = groups.setdefault((deadline_ms, self._num_candidates(valid)), [])
-            group.append((position, valid))
-        longest_ms = max((key[0] for key in groups), default=self.config.batch_deadline_ms)
-        return request_batch.RequestBatch(len(requests), num_ads, groups, longest_ms)
-
-    def admitted_batch(
-        self, batch: request_batch.RequestBatch, started: float
-    ) -> contextlib.AbstractContextManager[None]:
-        """Returns the context in which a batch is answered.
-
-        Args:
-            batch: Batch returned by `check_batch`.
-            started: Clock time at which the requests arrived, in seconds.
-
-        Raises:
-            OverloadedError: On entry: the batch cannot be answered in time.
-        """
-        return self.admission.admitted(
-            Deadline(batch.longest_ms, started, self._clock),
-            batch.size,
-            batch.num_ads,
-            min(batch.size, self.config.requests_per_call),
-        )
-
-    async def answer_batch(
-        self, batch: request_batch.RequestBatch, started: float
-    ) -> list[request_batch.Answered]:
-        """Answers a validated and admitted batch, without recording the answers.
-
-        Args:
-            batch: Batch returned by `check_batch`.
-            started: Clock time at which the requests arrived, in seconds.
-
-        Raises:
-            OverloadedError: The longest deadline passed before all requests were answered.
-        """
-        longest = Deadline(batch.longest_ms, started, self._clock)
-        answered: dict[int, request_batch.Answered] = {}
-        # The earliest deadline comes first.
-        for (deadline_ms, num_candidates), members in sorted(
-            batch.groups.items(), key=lambda group: group[0]
-        ):
-            for start in range(0, len(members), self.config.requests_per_call):
-                positions, valids = zip(
-                    *members[start : start + self.config.requests_per_call], strict=True
-                )
-                deadline = Deadline(deadline_ms, started, self._clock)
-                if start and longest.remaining_ms() <= 0:
-                    raise errors.OverloadedError(
-                        f"{len(answered)} of {batch.size} requests were answered by the deadline "
-                        f"of {longest.milliseconds:g} ms. Send smaller batches, or a longer "
-                        "deadline."
-                    )
-                known = await self._with_users(valids, deadline)
-                # Requests that are too late themselves are answered in retrieval order.
-                for found in await self._retrieval.find_together(known, num_candidates, longest):
-                    max_k = max(known[index].k for index in found.positions)
-                    for part, ranked in await self._rank_together(found, max_k, deadline):
-                        part_valids = [known[index] for index in part.positions]
-                        composed = await self._compose(part_valids, part, ranked, deadline)
-                        for index, result in zip(part.positions, composed, strict=True):
-                            answered[positions[index]] = result
-        return [answered[position] for position in range(batch.size)]
-
-    async def record(self, answered: Sequence[request_batch.Answered]) -> None:
-        """Updates metrics and impression log with answers that are sent, except dry runs."""
-        async for position in request_batch.in_turns([result.answer for result in answered]):
-            self._record(answered[position])
+    def num_ads(self, request: Request | ValidRequest) -> int:
+        """Returns the maximum number of ads that the answer to a request lists."""
+        k = request.k or self.config.default_k
+        return k + (max(self.config.num_candidates, k) if request.candidates else 0)
 
     async def close(self) -> None:
         """Closes the connection to the ranker and stops the threads."""
@@ -379,33 +259,8 @@ class Orchestrator:
         self._composing.shutdown(wait=False)
         self.metrics.end(self.release.version)
 
-    async def _with_users(
-        self, valids: Sequence[ValidRequest], deadline: Deadline
-    ) -> Sequence[ValidRequest]:
-        """Returns the requests completed with the stored data of their users."""
-        if self._user_stage is None:
-            return valids
-        return await self._user_stage.fill(valids, deadline)
-
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
-
-    def _num_ads(self, valid: ValidRequest) -> int:
-        """Returns the maximum number of ads that an answer lists."""
-        return valid.k + (self._num_candidates(valid) if valid.candidates else 0)
-
-    async def _rank_together(
-        self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
-    ) -> list[tuple[candidates.CandidateGroup, ranking_stage.Ranking]]:
-        """Ranks a group; each of its requests alone if one may be at fault for a failed call."""
-        ranked = await self._rank(found, min_count, deadline)
-        if not ranked.is_rejected or len(found.positions) == 1:
-            return [(found, ranked)]
-        single = [
-            dataclasses.replace(found.single(row), positions=[position])
-            for row, position in enumerate(found.positions)
-        ]
-        return [(group, await self._rank(group, min_count, deadline)) for group in single]
 
     async def _rank(
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
@@ -434,57 +289,45 @@ class Orchestrator:
             self._observed_live = state
             self.metrics.observe_live(self.release.version, *state)
 
-    def _record(self, result: request_batch.Answered) -> None:
-        valid, answer, release = result.valid, result.answer, self.release.manifest
-        if valid.dry_run:
-            return
-        self.metrics.observe_answer(release, answer, result.num_found, result.num_ranked)
-        if self.users is not None and valid.user_id is not None:
-            self.users.record(valid.user_id, answer, result.asked_at)
-        if self.impressions is not None:
-            self.impressions.record(release, valid, answer, result.asked_at)
-
     async def _compose(
-        self,
-        valids: Sequence[ValidRequest],
-        found: candidates.CandidateGroup,
-        ranked: ranking_stage.Ranking,
-        deadline: Deadline,
-    ) -> list[request_batch.Answered]:
-        """Composes the answers to the requests of a group."""
-
-        def compose() -> list[request_batch.Answered]:
-            return [
-                self._compose_one(valid, found, row, ranked, deadline)
-                for row, valid in enumerate(valids)
-            ]
-
-        if sum(map(self._num_ads, valids)) <= _MAX_INLINE_ADS:
-            return compose()
-        return await asyncio.get_running_loop().run_in_executor(self._composing, compose)
-
-    def _compose_one(
         self,
         valid: ValidRequest,
         found: candidates.CandidateGroup,
-        row: int,
         ranked: ranking_stage.Ranking,
         deadline: Deadline,
-    ) -> request_batch.Answered:
-        """Applies the rules to the candidates of one request and composes its answer."""
-        # In the order of the stages.
-        users = {} if valid.user_data is None else {"users": valid.user_ms}
-        stage_ms = {**users, **found.stage_ms, "ranker": ranked.milliseconds}
-        row_candidates, head_scores = found.candidates_of(row), None
-        if ranked.scores is not None:
-            row_candidates = found.candidates_of(row, ranked.num_ranked)
-            head_scores = {head: scores[row] for head, scores in ranked.scores.items()}
-        answer = answers.compose(
-            self.release, valid, row_candidates, head_scores, stage_ms, ranked.degraded
-        )
-        seconds = self._clock() - deadline.started
-        answer.stage_ms["total"] = seconds * 1000
+    ) -> Answer:
+        """Applies the rules to the candidates and composes the answer."""
+
+        def compose() -> Answer:
+            row_candidates, head_scores = found.candidates_of(0), None
+            if ranked.scores is not None:
+                row_candidates = found.candidates_of(0, ranked.num_ranked)
+                head_scores = {head: scores[0] for head, scores in ranked.scores.items()}
+            # In the order of the stages.
+            users = {} if valid.user_data is None else {"users": valid.user_ms}
+            stage_ms = {**users, **found.stage_ms, "ranker": ranked.milliseconds}
+            return answers.compose(
+                self.release, valid, row_candidates, head_scores, stage_ms, ranked.degraded
+            )
+
+        if self.num_ads(valid) <= _MAX_INLINE_ADS:
+            answer = compose()
+        else:
+            answer = await asyncio.get_running_loop().run_in_executor(self._composing, compose)
+        answer.stage_ms["total"] = (self._clock() - deadline.started) * 1000
+        return answer
+
+    def _record(
+        self, valid: ValidRequest, answer: Answer, num_found: int, num_ranked: int, asked: Deadline
+    ) -> None:
+        """Updates metrics, user store and impression log with an answer that a user will see."""
+        if valid.dry_run:
+            return
+        release = self.release.manifest
+        self.metrics.observe_answer(release, answer, num_found, num_ranked)
         now = time.time() if self.users is None else self.users.now()
-        return request_batch.Answered(
-            valid, answer, found.rows.shape[1], ranked.num_ranked, now - seconds
-        )
+        asked_at = now - (self._clock() - asked.started)
+        if self.users is not None and valid.user_id is not None:
+            self.users.record(valid.user_id, answer, asked_at)
+        if self.impressions is not None:
+            self.impressions.record(release, valid, answer, asked_at)

@@ -1,7 +1,7 @@
 """Runs the retrieval of candidates in threads, so that it does not block the event loop.
 
-Single requests that are waiting share a call: the query tower takes 0.4 ms for one request and
-hardly more for eight. Each group of a batch is one call.
+Requests that are waiting share a call: the query tower takes 0.4 ms for one request and hardly more
+for eight.
 
 Shapes: B requests, D embedding size.
 """
@@ -15,6 +15,8 @@ import numpy as np
 
 from serving import errors, live, releases, requests
 from serving.orchestrator import candidates, micro_batching
+
+_Call = tuple[requests.ValidRequest, int, requests.Deadline]
 
 
 class RetrievalStage:
@@ -35,7 +37,7 @@ class RetrievalStage:
             live_index: Live index of the ads.
             fields: Converts requests to model inputs.
             num_threads: Number of threads, one call each.
-            requests_per_call: Maximum number of single requests that share a call.
+            requests_per_call: Maximum number of requests that share a call.
         """
         self._tower = release.query_tower
         self._live = live_index
@@ -66,31 +68,19 @@ class RetrievalStage:
                 "requests at a lower rate, or add workers or replicas."
             ) from error
 
-    async def find_together(
-        self, valids: Sequence[requests.ValidRequest], k: int, deadline: requests.Deadline
-    ) -> list[candidates.CandidateGroup]:
-        """Returns up to k candidates of each request, grouped by their number.
-
-        Raises:
-            IndexUnavailableError: The index is in Milvus, which does not answer in time.
-        """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._together, valids, k, [deadline])
-
     def close(self) -> None:
         """Stops the threads once they have finished their current calls."""
         self._executor.shutdown(wait=False)
 
-    def _together(
-        self,
-        valids: Sequence[requests.ValidRequest],
-        k: int,
-        deadlines: Sequence[requests.Deadline],
-    ) -> list[candidates.CandidateGroup]:
+    async def _in_a_thread(self, calls: Sequence[_Call]) -> list[candidates.CandidateGroup]:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, calls)
+
+    def _run(self, calls: Sequence[_Call]) -> list[candidates.CandidateGroup]:
         """Finds the candidates. Filters may leave a request fewer than k, or none."""
         # A switch to a thread costs 0.1 ms, so everything is done in one.
         self._live.refresh()
         ads = self._live.view()
+        valids, numbers, deadlines = zip(*calls, strict=True)
         # Requests with earlier deadlines may be late, and get fewer ranked candidates.
         timeout_seconds = max(deadline.remaining_ms() for deadline in deadlines) / 1000
         started = time.perf_counter()
@@ -98,47 +88,24 @@ class RetrievalStage:
         weights = np.array([list(valid.weights.values()) for valid in valids], np.float32)
         embeddings = self._tower.embed(columns, weights if weights.size else None)
         embedded = time.perf_counter()
-        found = _search(ads, valids, embeddings, k, timeout_seconds)
+        found = _search(ads, valids, embeddings, numbers[0], timeout_seconds)
         searched = time.perf_counter()
-        groups: dict[int, list[int]] = {}
-        for position, (_, rows) in enumerate(found):
-            groups.setdefault(len(rows), []).append(position)
         stage_ms = {
             "query_tower": (embedded - started) * 1000,
             "index": (searched - embedded) * 1000,
             "features": 0.0,
         }
-        result = []
-        for positions in groups.values():
-            if len(groups) > 1:
-                columns = self._fields.columns([valids[position].values for position in positions])
-            scores, rows = (np.stack([found[p][part] for p in positions]) for part in (0, 1))
-            result.append(
+        groups = []
+        for position, (scores, rows) in enumerate(found):
+            only = slice(position, position + 1)
+            own_columns = {name: column[only] for name, column in columns.items()}
+            groups.append(
                 candidates.CandidateGroup(
-                    positions, ads, columns, scores, rows, ads.features(rows), stage_ms
+                    ads, own_columns, scores[None], rows[None], ads.features(rows[None]), stage_ms
                 )
             )
         stage_ms["features"] = (time.perf_counter() - searched) * 1000
-        return result
-
-    async def _in_a_thread(
-        self, calls: Sequence[tuple[requests.ValidRequest, int, requests.Deadline]]
-    ) -> list[candidates.CandidateGroup]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._each, calls)
-
-    def _each(
-        self, calls: Sequence[tuple[requests.ValidRequest, int, requests.Deadline]]
-    ) -> list[candidates.CandidateGroup]:
-        valids, numbers, deadlines = zip(*calls, strict=True)
-        found = self._together(valids, numbers[0], deadlines)
-        if len(calls) == 1:
-            return found
-        by_position = {
-            position: group.single(row)
-            for group in found
-            for row, position in enumerate(group.positions)
-        }
-        return [by_position[position] for position in range(len(calls))]
+        return groups
 
 
 def _search(

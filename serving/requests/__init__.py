@@ -15,16 +15,14 @@ from serving.requests.event import (
     MAX_SECONDS_AHEAD,
     Event,
     EventBatch,
-    EventFields,
     EventsAdded,
     UserDeleted,
     UserId,
     UserProfile,
     check_event_time,
-    others_not_added,
 )
 from serving.requests.filter_fields import FilterFields
-from serving.requests.parsing import joined, parse, refusal, shortened
+from serving.requests.parsing import parse, refusal, shortened
 from serving.requests.query_fields import (
     Columns,
     QueryFields,
@@ -47,7 +45,6 @@ from serving.requests.request import (
     FrequencyCap,
     ReleaseName,
     Request,
-    RequestFields,
     Rules,
     Seen,
     ServiceRules,
@@ -74,7 +71,6 @@ __all__ = [
     "Diversity",
     "Event",
     "EventBatch",
-    "EventFields",
     "EventKind",
     "EventsAdded",
     "Explanation",
@@ -87,7 +83,6 @@ __all__ = [
     "RankedAd",
     "ReleaseName",
     "Request",
-    "RequestFields",
     "Rules",
     "Seen",
     "ServiceRules",
@@ -103,9 +98,7 @@ __all__ = [
     "check_event_time",
     "check_value",
     "join_columns",
-    "joined",
     "milliseconds_text",
-    "others_not_added",
     "parse",
     "refusal",
     "shortened",

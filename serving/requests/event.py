@@ -3,7 +3,7 @@
 The descriptions are the text of the OpenAPI document.
 """
 
-from typing import Annotated, Any, Self, TypedDict
+from typing import Annotated, Any, Self
 
 import pydantic
 import pydantic_core
@@ -32,7 +32,9 @@ AMOUNTS = tuple(name for name, label in LABELS.items() if label.is_amount)
 
 def _not_text(value: Any) -> Any:
     if isinstance(value, str):
-        raise pydantic_core.PydanticCustomError("seconds_type", "a number of seconds since 1970")
+        raise pydantic_core.PydanticCustomError(
+            "seconds_type", "Expected a number of seconds since 1970"
+        )
     return value
 
 
@@ -66,7 +68,7 @@ class Event(RequestPart):
         if (self.amount is None) == (self.event in AMOUNTS):
             raise pydantic_core.PydanticCustomError(
                 "amount",
-                "an amount for the event {amounts}, and for no other event",
+                "Expected an amount for the event {amounts}, and for no other event",
                 {"amounts": " or ".join(AMOUNTS)},
             )
         return self
@@ -90,18 +92,6 @@ def check_event_time(event: Event, now: float, place: str = "") -> None:
         )
 
 
-class EventFields(TypedDict, total=False):
-    """The fields of an `Event` as keyword arguments of the clients."""
-
-    event_id: str | int
-    user_id: str | int
-    ad_id: str | int
-    event: EventKind
-    time: float | None
-    amount: float | None
-    request_id: str | int | None
-
-
 class EventBatch(RequestPart):
     """Events of any users, in any order."""
 
@@ -119,20 +109,6 @@ class EventsAdded(AnswerPart):
     """Number of events that were added to the user store. The others were stored before, exceed the
     number of events that it keeps for a user, are too old, or precede the erasure of their user. An
     event older than all stored ones of its user may count each time it is sent, but is not kept."""
-
-
-def others_not_added(count: int) -> str:
-    """Returns why events were not added to the user store, to append to the number of added ones.
-
-    Args:
-        count: Number of events that were not added.
-    """
-    if not count:
-        return ""
-    return (
-        f"; {count:,} not added: stored before, beyond a user's limits, too old or before an "
-        "erasure"
-    )
 
 
 class UserId(RequestPart):

@@ -1,6 +1,5 @@
 """Checks filters against the ad fields of a release, and brings them into one form."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,10 +49,8 @@ class FilterFields:
         if filters is None:
             return None
         conditions = tuple(
-            parsing.check_all(
-                functools.partial(self._condition, f"{place}.conditions[{position}]", condition)
-                for position, condition in enumerate(filters.conditions or ())
-            )
+            self._condition(f"{place}.conditions[{position}]", condition)
+            for position, condition in enumerate(filters.conditions or ())
         )
         if not conditions and filters.allowed_ads is None and filters.excluded_ads is None:
             return None
@@ -115,7 +112,7 @@ def _checked_values(place: str, kind: str, values: Sequence[Any]) -> tuple[Any, 
         return request.as_text_set(texts)
     except pydantic_core.PydanticCustomError as error:
         raise errors.InvalidRequestError(
-            f"{place}: expected {error.message()}, got {parsing.shortened(values)}."
+            f"{place}: {error.message()}, got {parsing.shortened(values)}."
         ) from error
 
 

@@ -4,7 +4,6 @@ Shapes: B requests, L values of the longest list, n values of a vector.
 """
 
 import contextlib
-import functools
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving import errors
-from serving.requests.parsing import check_all, shortened
+from serving.requests.parsing import shortened
 from serving.requests.request import as_field_text
 from tfrecords import terminal
 from tfrecords.schema import EVENTS, NUMERIC_LIST
@@ -57,7 +56,7 @@ class QueryFields:
 
         Args:
             user: Raw fields that describe the user.
-            context: Raw fields that describe the situation.
+            context: Raw fields that describe the context of the request.
             user_name: Name of the first group in messages.
 
         Returns:
@@ -67,19 +66,20 @@ class QueryFields:
             InvalidRequestError: A field is unknown, given twice, or has a wrong type; or ages or
                 kinds of events do not fit their history.
         """
-        checks = (
-            functools.partial(self._check, group, name, value, fields is context and name in user)
-            for group, fields in ((user_name, user), ("context", context))
-            for name, value in fields.items()
-        )
-        values = dict(zip((*user, *context), check_all(checks), strict=True))
-        check_all(
-            functools.partial(
-                self._check_part, f"{user_name}." if name in user else "context.", name, values
-            )
-            for name in values
-            if "of" in self._fields[name]
-        )
+        values: dict[str, Any] = {}
+        for group, fields in ((user_name, user), ("context", context)):
+            for name, value in fields.items():
+                if name in values:
+                    raise errors.InvalidRequestError(
+                        f"{group}: the field {name!r} is in both user and context. Send it once."
+                    )
+                if name not in self._fields:
+                    raise errors.InvalidRequestError(self._unknown(group, name))
+                values[name] = check_value(f"{group}.{name}", self._fields[name], value)
+        for name in values:
+            if "of" in self._fields[name]:
+                group = user_name if name in user else "context"
+                self._check_part(f"{group}.", name, values)
         return values
 
     def valid(self, stored: Mapping[str, Any], known: Container[str] = ()) -> dict[str, Any]:
@@ -121,15 +121,6 @@ class QueryFields:
                     f"{prefix}{name}[{position}]: expected one of {', '.join(EVENTS)}, got "
                     f"{shortened(kind.decode())}."
                 )
-
-    def _check(self, group: str, name: str, value: Any, is_repeated: bool) -> Any:
-        if is_repeated:
-            raise errors.InvalidRequestError(
-                f"{group}: the field {name!r} is in both user and context. Send it once."
-            )
-        if name not in self._fields:
-            raise errors.InvalidRequestError(self._unknown(group, name))
-        return check_value(f"{group}.{name}", self._fields[name], value)
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> Columns:
         """Lays out checked rows as the inputs of both models.

@@ -7,7 +7,7 @@ the OpenAPI document. Null and absent mean the same everywhere.
 
 import numbers
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pydantic
@@ -68,7 +68,7 @@ def as_text_set(values: tuple[str, ...]) -> tuple[str, ...]:
         "".join(values).encode()
     except UnicodeEncodeError as error:
         raise pydantic_core.PydanticCustomError(
-            "invalid_unicode", "text without unpaired surrogates"
+            "invalid_unicode", "Expected text without unpaired surrogates"
         ) from error
     return tuple(sorted(set(values)))
 
@@ -90,7 +90,7 @@ def _as_python(value: Any) -> Any:
 def _printable(text: str) -> str:
     # It goes into logs and answers.
     if not text.isprintable():
-        raise pydantic_core.PydanticCustomError("unprintable", "printable characters")
+        raise pydantic_core.PydanticCustomError("unprintable", "Expected printable characters")
     return text
 
 
@@ -98,7 +98,7 @@ def _as_id(text: str) -> str:
     as_text_set((text,))
     if not 1 <= len(text) <= MAX_ID_LENGTH or "\0" in text:
         raise pydantic_core.PydanticCustomError(
-            "id", "1 to {max} characters, without null characters", {"max": MAX_ID_LENGTH}
+            "id", "Expected 1 to {max} characters, without null characters", {"max": MAX_ID_LENGTH}
         )
     return text
 
@@ -107,7 +107,7 @@ def _as_ad_id(text: str) -> str:
     as_text_set((text,))
     if not 1 <= len(text.encode()) <= MAX_AD_ID_BYTES or "\0" in text:
         raise pydantic_core.PydanticCustomError(
-            "id", "1 to {max} bytes, without null characters", {"max": MAX_AD_ID_BYTES}
+            "id", "Expected 1 to {max} bytes, without null characters", {"max": MAX_AD_ID_BYTES}
         )
     return text
 
@@ -127,7 +127,7 @@ def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
         if counted.count(key) > 1:
             subject = "the ads themselves" if rule.field is None else f"the field {rule.field!r}"
             raise pydantic_core.PydanticCustomError(
-                "repeated_rule", "one rule for {subject}", {"subject": subject}
+                "repeated_rule", "Expected one rule for {subject}", {"subject": subject}
             )
     return rules
 
@@ -341,7 +341,7 @@ class Request(RequestPart):
     """Raw query fields that describe the user: a string, a number or a boolean; for a list
     field a list of strings, oldest first; for a vector a list of numbers. Null: missing value."""
     context: Fields | None = None
-    """Raw query fields that describe the situation; merged with `user`."""
+    """Request context (page, device, time of day) as raw query fields; merged with `user`."""
     user_id: Id | None = None
     """Id of the user, the user key of the log. The service's user store fills in the fields that
     the request leaves out. Without the id, the store is not read. If the user key is also a query
@@ -379,25 +379,3 @@ class Request(RequestPart):
     dry_run: _Boolean | None = None
     """True: no user will see the answer, so it is left out of the impression log and the metrics of
     answers."""
-
-
-class RequestFields(TypedDict, total=False):
-    """The fields of a `Request` as keyword arguments of the clients.
-
-    Parts of a request are models or their JSON objects.
-    """
-
-    user: Mapping[str, Any] | None
-    context: Mapping[str, Any] | None
-    user_id: str | int | None
-    k: int | None
-    weights: Mapping[str, float] | None
-    deadline_ms: float | None
-    request_id: str | None
-    filters: Filters | Mapping[str, Any] | None
-    rules: Rules | Mapping[str, Any] | None
-    seen: Seen | Mapping[str, Any] | None
-    explain: bool | None
-    candidates: bool | None
-    release: ReleaseName | None
-    dry_run: bool | None

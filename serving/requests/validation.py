@@ -108,18 +108,14 @@ class Validator:
         """Returns the checked request.
 
         Raises:
-            InvalidRequestError: Each line names a field, the expected and the actual value.
+            InvalidRequestError: Names the first invalid field, the expected and the actual value.
         """
-        rules, values, k, weights, filters, _ = parsing.check_all(
-            (
-                lambda: self._rules.check(request.rules, request.seen),
-                lambda: self.fields.merge(request.user or {}, request.context or {}),
-                lambda: self._check_k(request.k or self._default_k),
-                lambda: self._check_weights(request.weights or {}),
-                lambda: self._filters.check(request.filters),
-                lambda: self._rules.check_seen(request.seen),
-            )
-        )
+        values = self.fields.merge(request.user or {}, request.context or {})
+        k = self._check_k(request.k or self._default_k)
+        weights = self._check_weights(request.weights or {})
+        filters = self._filters.check(request.filters)
+        rules = self._rules.check(request.rules, request.seen)
+        self._rules.check_seen(request.seen)
         caps = rules.frequency_caps or ()
         counts = functools.partial(rule_fields.counts_of, request.seen)
         at_cap = rule_fields.at_cap(caps, counts)
@@ -183,12 +179,10 @@ class Validator:
         return min(k, max(self._num_ads, self._max_k))
 
     def _check_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        parsing.check_all(functools.partial(self._check_head, head) for head in weights)
+        for head in weights:
+            if head not in self._release.utility_weights:
+                raise errors.InvalidRequestError(self._unknown_head(head))
         return {**self._release.utility_weights, **weights}
-
-    def _check_head(self, head: str) -> None:
-        if head not in self._release.utility_weights:
-            raise errors.InvalidRequestError(self._unknown_head(head))
 
     def _unknown_head(self, head: str) -> str:
         present = ", ".join(self._release.present_heads)

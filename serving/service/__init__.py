@@ -1,6 +1,6 @@
-"""The REST service around the orchestrator: HTTP server, release changes, worker processes."""
+"""The REST service around the orchestrator: HTTP server, release changes, processes."""
 
-from serving.service.http_server import cannot_serve, check_tls
+from serving.service.http_server import check_tls
 from serving.service.service_process import (
     ServiceSettings,
     announce,
@@ -17,7 +17,6 @@ __all__ = [
     "ServiceSettings",
     "Workers",
     "announce",
-    "cannot_serve",
     "check_first_release",
     "check_tls",
     "load_stable_release",

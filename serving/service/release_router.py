@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serving import errors, manifest, orchestrator, process
@@ -92,37 +91,21 @@ class ReleaseRouter:
     async def recommend(self, request: Request, started: float | None = None) -> Answer:
         """Answers a request like `Orchestrator.recommend`."""
         chosen = self._choose(request)
-        role = self._role(chosen, request)
-        with self._held(chosen) as entry, _counted(entry) as done:
-            answer = await entry.service.recommend(request, started)
-            if not request.dry_run:
-                done.append(answer)
-        return _with_role(answer, role)
-
-    async def recommend_batch(
-        self, requests: Sequence[Request], started: float | None = None
-    ) -> list[Answer]:
-        """Answers many requests like `Orchestrator.recommend_batch`, each with its own release."""
-        started = time.perf_counter() if started is None else started
-        groups: dict[_Entry, list[int]] = {}
-        roles = []
-        for position, request in enumerate(requests):
+        role = CANARY if chosen is self._table.canary else STABLE
+        with self._held(chosen) as entry:
             try:
-                chosen = self._choose(request)
-                groups.setdefault(chosen, []).append(position)
-                roles.append(self._role(chosen, request))
-            except errors.InvalidRequestError as error:
-                raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
-        answered: dict[int, Answer] = {}
-        with contextlib.ExitStack() as stack:
-            # All releases are held first, so that none is closed while another answers.
-            for entry in groups:
-                stack.enter_context(self._held(entry))
-            parts = await _answer_groups(groups, requests, started)
-            for (entry, positions), part in zip(groups.items(), parts, strict=True):
-                await entry.service.record(part)
-                answered.update(zip(positions, (result.answer for result in part), strict=True))
-        return [_with_role(answered[position], role) for position, role in enumerate(roles)]
+                answer = await entry.service.recommend(request, started)
+            except (errors.InvalidRequestError, errors.OverloadedError):
+                raise
+            except Exception:
+                entry.failed += 1
+                raise
+            if not request.dry_run:
+                entry.answered += 1
+                entry.degraded += answer.degraded is not None
+        if request.release is None:
+            return answer
+        return answer.model_copy(update={"release": role})
 
     def serving(self, release: ReleaseName) -> orchestrator.Orchestrator:
         """Returns the orchestrator of requests that name a release, `stable` or `canary`."""
@@ -194,12 +177,6 @@ class ReleaseRouter:
         is_canary = draw(release.version, _key(request, release)) < table.share
         return table.canary if is_canary else table.stable
 
-    def _role(self, entry: _Entry, request: Request) -> ReleaseName | None:
-        """Returns the role that the answer reports; None if the request names no release."""
-        if request.release is None:
-            return None
-        return CANARY if entry is self._table.canary else STABLE
-
     def _close_unused(self, entry: _Entry) -> None:
         version = entry.service.release.version
         is_routed = entry in (self._table.stable, self._table.canary)
@@ -209,10 +186,6 @@ class ReleaseRouter:
         task = asyncio.get_running_loop().create_task(_close_and_free_memory(entry))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _with_role(answer: Answer, role: ReleaseName | None) -> Answer:
-    return answer if role is None else answer.model_copy(update={"release": role})
 
 
 async def _close(entry: _Entry) -> None:
@@ -248,43 +221,3 @@ def _key(request: Request, release: manifest.Manifest) -> str:
             if user is not None:
                 return f"user {user}"
     return f"request {request.request_id or uuid.uuid4().hex}"
-
-
-async def _answer_groups(
-    groups: Mapping[_Entry, Sequence[int]],
-    requests: Sequence[Request],
-    started: float,
-) -> list[list[orchestrator.Answered]]:
-    """Answers the groups of a batch, one per release; if one is refused, none is started."""
-    batches = []
-    for entry, positions in groups.items():
-        members = [requests[position] for position in positions]
-        batches.append(entry.service.check_batch(members, positions))
-    longest_ms = max((batch.longest_ms for batch in batches), default=0.0)
-    batches = [dataclasses.replace(batch, longest_ms=longest_ms) for batch in batches]
-    max_ads = min((entry.service.config.max_ads_per_call for entry in groups), default=0)
-    orchestrator.check_num_ads(len(requests), sum(batch.num_ads for batch in batches), max_ads)
-    with contextlib.ExitStack() as stack:
-        for entry, batch in zip(groups, batches, strict=True):
-            stack.enter_context(entry.service.admitted_batch(batch, started))
-        parts = []
-        for entry, batch in zip(groups, batches, strict=True):
-            with _counted(entry) as done:
-                parts.append(await entry.service.answer_batch(batch, started))
-                done += [result.answer for result in parts[-1] if not result.valid.dry_run]
-        return parts
-
-
-@contextlib.contextmanager
-def _counted(entry: _Entry) -> Iterator[list[Answer]]:
-    """Counts the answers appended to the yielded list, or the failure."""
-    done: list[Answer] = []
-    try:
-        yield done
-    except (errors.InvalidRequestError, errors.OverloadedError):
-        raise
-    except Exception:
-        entry.failed += 1
-        raise
-    entry.answered += len(done)
-    entry.degraded += sum(answer.degraded is not None for answer in done)

@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import pathlib
 import signal
 import socket
 import tempfile
@@ -20,11 +19,10 @@ from typing import Any
 
 import prometheus_client.multiprocess
 
-from serving import errors, orchestrator, process
+from serving import errors, orchestrator
 
 _logger = logging.getLogger(__name__)
-# After this many exits within this time, processes are no longer restarted if none serves.
-_MAX_EXITS, _EXIT_WINDOW_SECONDS = 5, 30.0
+_RESTART_SECONDS = 1.0
 _Target = Callable[[Any, socket.socket, Callable[[], None]], None]
 
 
@@ -33,15 +31,12 @@ class Workers:
 
     Args:
         target: Module-level function, run in each process with `argument`, `listening` and a
-            function to call once it serves. After SIGTERM it closes the socket and returns; after a
-            second one, immediately.
+            function to call once it serves. After SIGTERM it closes the socket and returns.
         argument: Picklable argument of `target`.
-        listening: Bound socket of all processes. It is closed at the first signal, so that the port
-            is closed once the processes have closed it.
+        listening: Bound socket of all processes.
         count: Number of processes.
         end_seconds: Time from SIGTERM until a process is killed, in seconds.
-        announce: Called once, when the first process listens at the socket.
-        clock: Returns seconds, for the pauses before restarts.
+        announce: Called once, when the first process serves.
     """
 
     def __init__(
@@ -52,7 +47,6 @@ class Workers:
         count: int,
         end_seconds: float,
         announce: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
         self._argument = argument
@@ -60,89 +54,61 @@ class Workers:
         self._count = count
         self._end_seconds = end_seconds
         self._announce = announce
-        self._announced = False
         self._context = multiprocessing.get_context("spawn")
-        # Process -> shared memory, which is 1 once the process serves.
-        self._processes: dict[multiprocessing.process.BaseProcess, Any] = {}
-        self._clock = clock
-        self._exits: list[float] = []
-        self._pauses = process.pauses()
-        # Times of the restarts that are due.
-        self._restarts: list[float] = []
+        # Without a lock: a process could be killed while it holds it.
+        self._serves = self._context.RawValue("b", 0)
+        self._processes: list[multiprocessing.process.BaseProcess] = []
         self._ending = False
 
     def run(self) -> None:
         """Runs the processes; returns after a signal, once every process has exited.
 
         Raises:
-            ServerStartError: Processes exit repeatedly, and none serves.
+            ServerStartError: A process exits before any has served.
         """
+        announced = False
         with _shared_metrics(), self._signals():
             try:
-                for _ in range(self._count):
-                    self._start()
                 while not self._ending:
+                    while len(self._processes) < self._count:
+                        self._start()
+                    if self._serves.value and not announced:
+                        announced = True
+                        self._announce()
+                    sentinels = [running.sentinel for running in self._processes]
+                    multiprocessing.connection.wait(sentinels, timeout=0.2)
                     self._remove_ended()
-                    self._restart()
-                    self._announce_once()
             finally:
                 self._end_all()
 
-    def _announce_once(self) -> None:
-        listens = socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-        if not self._announced and self._listening.getsockopt(*listens):
-            self._announced = True
-            self._announce()
-
     def _start(self) -> None:
-        # Without a lock: a process could be killed while it holds it.
-        serves = self._context.RawValue("b", 0)
         started = self._context.Process(
-            target=_run, args=(self._target, self._argument, self._listening, serves)
+            target=_run, args=(self._target, self._argument, self._listening, self._serves)
         )
         started.start()
-        self._processes[started] = serves
+        self._processes.append(started)
 
     def _remove_ended(self) -> None:
-        multiprocessing.connection.wait([p.sentinel for p in self._processes], timeout=0.2)
-        for ended in [p for p in self._processes if not p.is_alive()]:
-            has_served = self._processes.pop(ended).value
+        ended = [process for process in self._processes if not process.is_alive()]
+        for process in ended:
+            self._processes.remove(process)
             prometheus_client.multiprocess.mark_process_dead(  # type: ignore[no-untyped-call]
-                ended.pid, os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
+                process.pid, os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
             )
-            if not self._ending:
-                self._plan_restart(ended, has_served)
-
-    def _plan_restart(self, ended: multiprocessing.process.BaseProcess, has_served: bool) -> None:
-        now = self._clock()
-        recent = (exit_ for exit_ in self._exits if now - exit_ < _EXIT_WINDOW_SECONDS)
-        self._exits = [*recent, now]
-        # A fault that keeps new processes from starting, such as a full disk, may spare others.
-        is_served = any(p.is_alive() and serves.value for p, serves in self._processes.items())
-        if len(self._exits) >= _MAX_EXITS and not is_served:
+        if not ended or self._ending:
+            return
+        status = ended[0].exitcode
+        if not self._serves.value:
             raise errors.ServerStartError(
-                f"{len(self._exits)} processes have exited within {_EXIT_WINDOW_SECONDS:g} s, "
-                f"the last with status {ended.exitcode}, and none serves. See their messages above."
+                f"A process exited with status {status} before it served; its message is above."
             )
-        if has_served:
-            self._pauses = process.pauses()
-        pause = next(self._pauses)
-        self._restarts.append(now + pause)
-        _logger.error(
-            "Process %s exited with status %s; starting another in %g s.",
-            *(ended.pid, ended.exitcode, pause),
-        )
-
-    def _restart(self) -> None:
-        now = self._clock()
-        due = [at for at in self._restarts if at <= now and not self._ending]
-        for at in due:
-            self._restarts.remove(at)
-            self._start()
+        _logger.error("A process exited with status %s; starting another.", status)
+        time.sleep(_RESTART_SECONDS)
 
     def _end_all(self) -> None:
-        end = time.monotonic() + self._end_seconds
+        # The port is closed once the processes have closed their copies.
         self._listening.close()
+        end = time.monotonic() + self._end_seconds
         for running in self._processes:
             running.terminate()
         for running in self._processes:
@@ -180,13 +146,9 @@ def _run(target: _Target, argument: Any, listening: socket.socket, serves: Any) 
     # Used until the service installs its own handlers.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    try:
-        target(argument, listening, mark_serving)
-    finally:
-        if parent is not None and not parent.is_alive():
-            _remove_metrics()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    target(argument, listening, mark_serving)
 
 
 def _end_with(sentinel: int) -> None:
@@ -204,12 +166,3 @@ def _shared_metrics() -> Iterator[None]:
             yield
         finally:
             del os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
-
-
-def _remove_metrics() -> None:
-    """Removes what a killed parent leaves: the last process to end removes the directory."""
-    directory = pathlib.Path(os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE])
-    for path in directory.glob(f"*_{os.getpid()}.db"):
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        directory.rmdir()

@@ -7,6 +7,7 @@ Shapes: B requests, C candidates, F columns of ad features, D embedding size, P 
 L values of the longest list.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -15,7 +16,7 @@ import pathlib
 import socket
 import threading
 import unittest.mock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -41,6 +42,7 @@ from serving import (
     requests,
 )
 from serving.config import HttpConfig, OrchestratorConfig, UserStoreConfig
+from serving.requests import Answer, Request
 from serving.service import http_server, release_router
 from serving.service.rest import app
 from tfrecords.schema import SHOWN
@@ -425,6 +427,11 @@ def make_orchestrator(
     # The machine of a test may be slow, and lateness has its own tests.
     patient = OrchestratorConfig(default_deadline_ms=30_000)
     return orchestrator.Orchestrator(release, client, config or patient, **options)
+
+
+async def together(service: orchestrator.Orchestrator, requests: Sequence[Request]) -> list[Answer]:
+    """Returns the answers to requests that are sent at once."""
+    return await asyncio.gather(*map(service.recommend, requests))
 
 
 class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):

@@ -6,34 +6,30 @@ import signal
 import sys
 import threading
 
-import waiting
 
-from serving import orchestrator
-
-
-def serve_only_the_first(directory, listening, announce):
-    """Serves in the first process until SIGTERM; the others exit with status 3 once it does."""
-    announced = pathlib.Path(directory, "announced")
-    try:
-        pathlib.Path(directory, "served").touch(exist_ok=False)
-    except FileExistsError:
-        waiting.until(announced.exists)
+def serve_until_the_fourth(directory, listening, announce):
+    """Serves until SIGTERM; the first and the second exit, and the fourth ends the parent."""
+    announce()
+    while True:
+        number = len(list(pathlib.Path(directory).iterdir()))
+        try:
+            pathlib.Path(directory, str(number)).touch(exist_ok=False)
+            break
+        except FileExistsError:
+            continue
+    if number < 2:
         sys.exit(3)
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    listening.listen()
-    announce()
-    announced.touch()
+    if number == 3:
+        os.kill(os.getppid(), signal.SIGTERM)
     ending.wait()
 
 
 def serve(written, listening, announce):
-    """Writes its process id to a file descriptor, and a file of metrics; serves until SIGTERM."""
+    """Writes its process id to a file descriptor; serves until SIGTERM."""
     # As the service does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # As prometheus_client names its files.
-    metrics = os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE]
-    pathlib.Path(metrics, f"counter_{os.getpid()}.db").touch()
     announce()
     os.write(written, f"{os.getpid()}\n".encode())
     threading.Event().wait()

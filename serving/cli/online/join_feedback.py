@@ -109,9 +109,7 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
         )
     if joined.events_without_request:
         clause = "event names no request and was", "events name no request and were"
-        print(
-            f"{count(joined.events_without_request, *clause)} left out"
-        )
+        print(f"{count(joined.events_without_request, *clause)} left out")
     if joined.impression_events:
         clause = "impression among the events was", "impressions among the events were"
         print(

@@ -114,7 +114,10 @@ def main() -> None:
         try:
             listening = stack.enter_context(process.bound_socket(FLAGS.host, FLAGS.port))
         except OSError as error:
-            raise service.cannot_serve(FLAGS.host, FLAGS.port, error) from error
+            raise errors.ServerStartError(
+                f"Cannot serve on {FLAGS.host}:{FLAGS.port} ({error}); stop the server that uses "
+                "the port, or choose another --port, or a --host that this machine has."
+            ) from error
         releases.current_pointer(base)
         service.check_first_release(values, FLAGS.workers)
         # With several workers, this process does not need a release.

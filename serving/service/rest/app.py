@@ -1,18 +1,16 @@
 """The REST service: the orchestrator behind FastAPI.
 
     POST /v1/recommend         `requests.Request` -> `requests.Answer`
-    POST /v1/recommend/batch   {"requests": [...]} -> {"responses": [...]}
+    POST /v1/recommend/batch   {"requests": [...]} -> {"responses": [answer or error, ...]}
     POST /v1/events            with a user store, and /v1/users/{id}; `user_routes`
     GET  /v1/bundle            the served release
     GET  /healthz /readyz      liveness; whether the service expects to give full answers
     GET  /metrics              for Prometheus; `service_metrics` has the names
     GET  / /console /docs      pages to try requests and the API, /openapi.json
 
-Errors are `{"error": {"code", "message"}}` with status 400 (the request is refused, or the body is
-not valid JSON), 401 (no token), 404, 405, 408 (the body is sent too slowly), 413 (too large), 415
-(the content type is not JSON, or the body is compressed), 422 (a value has a wrong type, or a key
-is unknown), 429 (it cannot be answered in time; `retry-after`), 431 (too many headers) or 503.
-HEAD is GET without a body.
+Errors are `{"error": {"code", "message"}}` with status 401 (no token), 404, 405, 413 (too large),
+415 (the content type is not JSON), 422 (the request is not valid), 429 (it cannot be answered in
+time; `retry-after`) or 503. HEAD is GET without a body.
 
 Headers: `x-deadline-ms` is the time that the caller has left, if it is less than the request's own
 deadline; `x-request-id` is the id of the request if its body has none, and is returned. That of a
@@ -21,10 +19,11 @@ batch is the id of the call.
 
 import asyncio
 import contextlib
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import fastapi
 import prometheus_client
@@ -36,14 +35,7 @@ from serving.impressions import FeedbackLog
 from serving.requests import Answer, ReleaseName, Request
 from serving.service import release_follower, release_router
 from serving.service.console import pages
-from serving.service.rest import (
-    body_limit,
-    entrance,
-    request_deadline,
-    rest_errors,
-    schemas,
-    user_routes,
-)
+from serving.service.rest import entrance, request_deadline, rest_errors, schemas, user_routes
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +51,6 @@ def create_app(
     *,
     follower: release_follower.ReleaseFollower | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-    max_body_seconds: float = body_limit.DEFAULT_SECONDS,
     token: str | None = None,
     feedback: FeedbackLog | None = None,
     draining: threading.Event | None = None,
@@ -72,7 +63,6 @@ def create_app(
         router: Answers the requests.
         follower: Keeps the releases of `router` in sync with the disk; None: they do not change.
         max_body_bytes: Maximum size of a body; larger bodies get 413.
-        max_body_seconds: Maximum time to receive a body; slower bodies get 408.
         token: Bearer token that is required except for health, readiness and the pages; None: no
             token is required.
         feedback: Log of users' feedback on answers; None: no log.
@@ -121,8 +111,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    # The middleware added last is the outermost.
-    app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
     app.add_middleware(
         entrance.Entrance,
         draining=draining,
@@ -132,9 +120,10 @@ def create_app(
             "/v1/recommend": router.stable.config.default_deadline_ms,
             "/v1/recommend/batch": router.stable.config.batch_deadline_ms,
         },
+        max_body_bytes=max_body_bytes,
         token=token,
     )
-    rest_errors.add_handlers(app, lambda request: router.stable.check(request))
+    rest_errors.add_handlers(app)
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, feedback, draining)
     if users is not None:
@@ -151,44 +140,52 @@ def create_app(
 
 
 def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRouter) -> None:
+    config = router.stable.config
+
     @app.post("/v1/recommend", response_model=Answer)
     async def recommend(body: Request, http: fastapi.Request) -> responses.Response:
         """Returns the best ads for one request, best first."""
-        default_ms = router.stable.config.default_deadline_ms
-        (request,) = request_deadline.applied([body], http.headers, default_ms)
+        request = request_deadline.applied(body, http.headers, config.default_deadline_ms)
         if request.request_id is None:
             request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
         answer = await router.recommend(request, http.scope[entrance.STARTED])
         # The id in the body of the request, if it has one.
         http.scope[entrance.REQUEST_ID] = answer.request_id
-        _note(http, [answer])
+        notes = http.scope[entrance.NOTES]
+        notes["bundle_version"] = answer.bundle_version
+        notes["degraded"] = answer.degraded
+        notes["stage_ms"] = {stage: round(value, 3) for stage, value in answer.stage_ms.items()}
         return _json_text(answer.model_dump_json())
 
     @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswer)
     async def recommend_batch(
         body: schemas.BatchRequest, http: fastapi.Request
     ) -> responses.Response:
-        """Returns the answers to many requests, in the same order."""
-        default_ms = router.stable.config.batch_deadline_ms
-        requests = request_deadline.applied(body.requests, http.headers, default_ms)
-        answers = await router.recommend_batch(requests, http.scope[entrance.STARTED])
-        _note(http, answers)
-        parts = [answers[at].model_dump_json() async for at in orchestrator.in_turns(answers)]
+        """Returns the outcome of each request: its answer, or the error of this request."""
+        num_ads = sum(router.stable.num_ads(request) for request in body.requests)
+        if num_ads > config.max_ads_per_call:
+            raise fastapi.HTTPException(
+                413,
+                f"expected at most {config.max_ads_per_call} ads in a call, the sum of k and of "
+                f"requested candidates, got {num_ads}; send several batches, or a smaller k",
+            )
+        http.scope[entrance.NOTES]["requests"] = len(body.requests)
+
+        async def answer(request: Request) -> str:
+            timed = request_deadline.applied(request, http.headers, config.batch_deadline_ms)
+            answered = await router.recommend(timed, http.scope[entrance.STARTED])
+            return answered.model_dump_json()
+
+        outcomes = await orchestrator.answer_each(answer, body.requests, config.requests_per_call)
+        parts = [
+            one if isinstance(one, str) else json.dumps(rest_errors.body(one.code, str(one)))
+            for one in outcomes
+        ]
         return _json_text(f'{{"responses":[{",".join(parts)}]}}')
 
 
 def _json_text(text: str) -> responses.Response:
     return responses.Response(text, media_type="application/json")
-
-
-def _note(http: fastapi.Request, answers: list[Answer]) -> None:
-    """Adds figures of the answers to the access log."""
-    notes = http.scope[entrance.NOTES]
-    notes["answers"] = len(answers)
-    if answers:
-        notes["bundle_version"] = answers[0].bundle_version
-        notes["degraded"] = next((answer.degraded for answer in answers if answer.degraded), None)
-        notes["stage_ms"] = {stage: round(value, 3) for stage, value in answers[0].stage_ms.items()}
 
 
 def _add_state_routes(
@@ -201,24 +198,22 @@ def _add_state_routes(
     def refused() -> str | None:
         return None if follower is None else follower.problem
 
-    @app.get("/v1/bundle", response_model=schemas.BundleBody)
-    async def bundle(release: _Described = "stable") -> responses.Response:
+    @app.get("/v1/bundle")
+    async def bundle(release: _Described = "stable") -> dict[str, Any]:
         """Describes a release (fields, heads, index, metrics, updates) and all loaded releases.
 
         Without a canary, `canary` means the stable release, as for requests.
         """
         await router.observe()
         described = orchestrator.describe_release(router.serving(release))
-        return responses.JSONResponse(
-            {**described, "releases": router.status(), "refused": refused()}
-        )
+        return {**described, "releases": router.status(), "refused": refused()}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Returns 200 if the process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", response_model=schemas.ReadyBody)
+    @app.get("/readyz", response_model=dict[str, Any])
     async def readyz() -> responses.Response:
         """Returns 200 if the ranker has been verified for this release.
 

@@ -1,7 +1,7 @@
-"""The outermost layer of the REST service: authorization, request ids, metrics and the access log.
+"""The outermost layer of the REST service: token, admission, limits, ids, metrics, access log.
 
-It records the time of arrival, from which deadlines count, refuses heads that other servers could
-read differently, and closes connections while the service is draining.
+It records the time of arrival, from which deadlines count, refuses what cannot be answered before
+the body is read, and closes connections while the service is draining.
 """
 
 import hmac
@@ -14,22 +14,22 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import starlette.exceptions
 import starlette.types
 from fastapi import responses
+from starlette import routing
 
 from serving import orchestrator, requests
 from serving.service.rest import request_deadline, rest_errors
 
-# Time of arrival. The server may set it, to count the time that a request waited in the kernel.
+# Time of arrival.
 STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
 # Handlers add entries for the access log here.
 NOTES = "tfrec.notes"
-# Requests with more headers get 431.
-MAX_HEADERS = 100
 # The pages contain no data; they ask the user for the token.
 OPEN_PATHS = frozenset({"/", "/console", "/docs", "/openapi.json", "/healthz", "/readyz"})
-_CONSOLE = "/console"
+_CONSOLE = "/console/"
 
 access_log = logging.getLogger("tfrec.access")
 
@@ -44,6 +44,7 @@ class Entrance:
         metrics: orchestrator.ServiceMetrics,
         admission: orchestrator.Admission,
         deadlines_ms: Mapping[str, float],
+        max_body_bytes: int,
         token: str | None,
     ) -> None:
         """Wraps an application.
@@ -57,6 +58,7 @@ class Entrance:
                 read, which would cost more than the refusal.
             deadlines_ms: Path of requests for ads -> deadline in milliseconds if the header names
                 none.
+            max_body_bytes: Maximum size of a body; larger bodies get 413.
             token: Bearer token that is required except for health, readiness and the pages; None:
                 no token is required.
         """
@@ -65,6 +67,7 @@ class Entrance:
         self._metrics = metrics
         self._admission = admission
         self._deadlines_ms = deadlines_ms
+        self._max_body_bytes = max_body_bytes
         self._token = token.encode() if token else None
 
     async def __call__(
@@ -76,7 +79,7 @@ class Entrance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = scope.setdefault(STARTED, time.perf_counter())
+        started = scope[STARTED] = time.perf_counter()
         headers = dict(scope["headers"])
         scope[REQUEST_ID] = _request_id(headers.get(b"x-request-id"))
         notes: dict[str, Any] = {}
@@ -101,7 +104,7 @@ class Entrance:
             else:
                 # The server omits the body.
                 inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-                await self._app(inner, receive, sending)
+                await self._app(inner, self._limited(receive), sending)
         except Exception:
             status = 500
             raise
@@ -115,24 +118,14 @@ class Entrance:
         self, scope: starlette.types.Scope, headers: Mapping[bytes, bytes]
     ) -> responses.Response | None:
         """Returns why a request is refused before its body is read, or None."""
-        if len(scope["headers"]) > MAX_HEADERS:
-            text = f"Expected at most {MAX_HEADERS} headers, got {len(scope['headers'])}."
-            return rest_errors.reply(431, "too_many_headers", text, {"connection": "close"})
-        # RFC 9112, section 6.1: a proxy in front may take the other length (request smuggling).
-        if b"transfer-encoding" in headers and (
-            b"content-length" in headers or scope["http_version"] == "1.0"
-        ):
-            text = (
-                "Expected the header content-length or, in HTTP/1.1, transfer-encoding; got "
-                f"transfer-encoding{' and content-length' if b'content-length' in headers else ''} "
-                f"in HTTP/{scope['http_version']}."
-            )
-            return rest_errors.reply(400, "malformed_http", text, {"connection": "close"})
-        is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(f"{_CONSOLE}/")
+        is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(_CONSOLE)
         if not (self._token is None or is_open or _has_token(headers, self._token)):
             text = "Expected the header 'authorization: Bearer TOKEN' with this service's token."
             challenge = {"www-authenticate": "Bearer", "connection": "close"}
             return rest_errors.reply(401, "unauthorized", text, challenge)
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            return rest_errors.reply(413, "body_too_large", self._too_large)
         default_ms = self._deadlines_ms.get(scope["path"])
         if default_ms is not None and scope["method"] == "POST":
             named_ms = request_deadline.parsed(headers.get(request_deadline.HEADER_BYTES))
@@ -141,6 +134,24 @@ class Entrance:
             if overload is not None:
                 return rest_errors.reply_to(overload)
         return None
+
+    @property
+    def _too_large(self) -> str:
+        return f"The body has more than {self._max_body_bytes} bytes. Send smaller batches."
+
+    def _limited(self, receive: starlette.types.Receive) -> starlette.types.Receive:
+        """Returns `receive` with a limit for bodies without a content-length."""
+        size = 0
+
+        async def limited() -> starlette.types.Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_body_bytes:
+                raise starlette.exceptions.HTTPException(413, self._too_large)
+            return message
+
+        return limited
 
 
 def _has_token(headers: Mapping[bytes, bytes], token: bytes) -> bool:
@@ -153,7 +164,8 @@ def _label(scope: starlette.types.Scope) -> str:
     path = scope["path"]
     for route in scope["app"].routes:
         start, _, parameters = route.path.partition("/{")
-        if path == start or (parameters and path.startswith(f"{start}/")):
+        has_more = parameters or isinstance(route, routing.Mount)
+        if path == start or (has_more and path.startswith(f"{start}/")):
             return start
     return "other"
 

@@ -1,6 +1,6 @@
 """The header of a caller's deadline, `x-deadline-ms`: the time that is left when it is sent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from serving import errors, requests
 
@@ -19,30 +19,21 @@ def parsed(text: str | bytes | None) -> float | None:
 
 
 def applied(
-    given: Sequence[requests.Request], headers: Mapping[str, str], default_ms: float
-) -> list[requests.Request]:
-    """Returns requests, each with the shorter of its own deadline and the header's.
-
-    Args:
-        given: Requests; their `deadline_ms` may be None.
-        headers: Headers of the call.
-        default_ms: Deadline of a request that names none.
+    request: requests.Request, headers: Mapping[str, str], default_ms: float
+) -> requests.Request:
+    """Returns a request with the shortest of its own deadline, the header's and the default.
 
     Raises:
         InvalidRequestError: The header is not a number in (0, 60000].
     """
     text = headers.get(HEADER)
-    milliseconds = parsed(text)
-    if milliseconds is None:
-        if text is not None:
-            raise errors.InvalidRequestError(
-                f"header {HEADER}: expected a number in (0, "
-                f"{requests.MAX_DEADLINE_MS:g}], got {text[:60]!r}."
-            )
-        return list(given)
-    return [
-        request.model_copy(update={"deadline_ms": milliseconds})
-        if milliseconds < (request.deadline_ms or default_ms)
-        else request
-        for request in given
-    ]
+    header_ms = parsed(text)
+    if header_ms is None and text is not None:
+        raise errors.InvalidRequestError(
+            f"header {HEADER}: expected a number in (0, {requests.MAX_DEADLINE_MS:g}], got "
+            f"{text[:60]!r}."
+        )
+    deadline_ms = request.deadline_ms or default_ms
+    if header_ms is not None:
+        deadline_ms = min(deadline_ms, header_ms)
+    return request.model_copy(update={"deadline_ms": deadline_ms})

@@ -8,29 +8,17 @@
 All of them can be retried after a failure.
 """
 
-import urllib.parse
-from typing import Annotated
+from typing import Annotated, Any
 
 import fastapi
 import pydantic
-from fastapi import responses
-from starlette import convertors
 
-from serving import errors, orchestrator, requests
+from serving import orchestrator, requests
 from serving.impressions import FeedbackLog
 from serving.service import release_router
-from serving.service.rest import schemas
 
-
-class _AnyText(convertors.PathConvertor):
-    """Text with any characters, unlike Starlette's own paths, which end at a line break."""
-
-    regex = r"[\s\S]*"
-
-
-convertors.register_url_convertor("any_text", _AnyText())
-# An id may contain a slash and a line break.
-_USER_PATH = "/v1/users/{user_id:any_text}"
+# An id may contain a slash.
+_USER_PATH = "/v1/users/{user_id:path}"
 # The schema of `requests.UserId`, which checks ids with the service's messages.
 _ID_SCHEMA = pydantic.WithJsonSchema(
     {"type": "string", "minLength": 1, "maxLength": requests.MAX_ID_LENGTH}
@@ -52,20 +40,9 @@ def add_refusals(app: fastapi.FastAPI) -> None:
 
 
 async def _checked(
-    http: fastapi.Request,
     user_id: Annotated[str, fastapi.Path(description="Id of the user."), _ID_SCHEMA],
 ) -> str:
-    """Returns the id of a user; raises `InvalidRequestError` if no request can have it."""
-    path: str = http.scope["raw_path"].decode("latin-1")
-    try:
-        # The server replaces invalid UTF-8, so several ids would become one.
-        urllib.parse.unquote_to_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise errors.InvalidRequestError(
-            f"user_id: expected percent-encoded UTF-8 in the path, got {path!r}."
-        ) from error
-    requests.parse(requests.UserId, {"user_id": user_id})
-    return user_id
+    return requests.parse(requests.UserId, {"user_id": user_id}).user_id
 
 
 _UserId = Annotated[str, fastapi.Depends(_checked)]
@@ -95,10 +72,10 @@ def add_routes(
         """
         return await events.add(body.events)
 
-    @app.get(_USER_PATH, response_model=schemas.UserBody)
-    async def get_user(user_id: _UserId) -> responses.Response:
+    @app.get(_USER_PATH)
+    async def get_user(user_id: _UserId) -> dict[str, Any]:
         """Returns the stored data of a user: profile, actions and impressions."""
-        return responses.JSONResponse((await data.get(user_id)).to_json())
+        return (await data.get(user_id)).to_json()
 
     @app.put(_USER_PATH)
     async def set_profile(user_id: _UserId, body: requests.UserProfile) -> requests.UserProfile:

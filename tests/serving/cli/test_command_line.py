@@ -142,13 +142,17 @@ def test_an_error_message_names_the_value_and_what_was_expected(command):
 
 @pytest.mark.process
 def test_an_error_of_a_plugin_keeps_its_traceback(tmp_path):
-    own = tmp_path / "own.py"
+    own = tmp_path / "plugins" / "own.py"
+    own.parent.mkdir()
     own.write_text("def names():\n    (name,) = []\n")
-    (tmp_path / "job.py").write_text(
+    job = tmp_path / "scripts" / "job.py"
+    job.parent.mkdir()
+    job.write_text(
+        f"import sys\nsys.path.append({str(own.parent)!r})\n"
         "from serving.cli import command_line\nimport own\n\n\ndef main():\n    own.names()\n"
         "\n\ncommand_line.run(main)\n"
     )
-    done = scripts_in_forks.run(tmp_path / "job.py")
+    done = scripts_in_forks.run(job)
     assert done.returncode
     assert f'File "{own}", line 2' in done.stderr
     assert "not enough values to unpack" in done.stderr

@@ -238,11 +238,8 @@ def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
     assert "Is the service running at this address?" in text
     assert text.endswith("2 ok, 3 failed\n")
     status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
-    assert (
-        "failed  service x: Expected the URL of the service, such as http://127.0.0.1:8080, got"
-        in text
-    )
-    assert "got 'x'. Correct the address." in text
+    assert "failed  service x: base_url: expected a URL such as http://127.0.0.1:8080, got" in text
+    assert "got URL('x')" in text
     path = base / "ranker/2/saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1])
     status, text = call("doctor", f"--bundle={base}")
@@ -350,7 +347,7 @@ def test_the_doctor_compares_the_impression_log_with_a_release(
             service = orchestrator.Orchestrator(
                 tiny_bundle, service._client, service.config, impressions=log
             )
-            await service.recommend_batch(requests)
+            await serving_fixtures.together(service, requests)
             await service.close()
 
     asyncio.run(answer())

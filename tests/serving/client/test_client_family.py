@@ -144,11 +144,19 @@ def test_clients_refuse_a_request_with_the_same_message(family, changes):
         with pytest.raises(errors.ClientRequestError) as caught:
             connected.recommend(**changes)
         said.add((caught.value.status, caught.value.code, str(caught.value)))
-        with pytest.raises(errors.ClientRequestError):
-            connected.recommend_batch([Request(), changes])
     ((status, code, message),) = said
-    assert (status in (400, 422), code) == (True, "invalid_request")
+    assert (status, code) == (422, "invalid_request")
     assert next(iter(changes)) in message
+
+
+def test_a_refused_request_of_a_batch_is_its_error_and_the_others_are_answered(family):
+    for connected in family:
+        wrong = {"user": {"contry": "CH"}}
+        first, second, third = connected.recommend_batch([{"k": 1}, wrong, {"k": 2}])
+        assert (len(first.ads), len(third.ads)) == (1, 2)
+        assert isinstance(second, errors.ClientRequestError)
+        assert (second.status, second.code) == (422, "invalid_request")
+        assert "contry" in str(second)
 
 
 def test_clients_read_and_write_users_in_the_same_way(

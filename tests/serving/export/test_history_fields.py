@@ -74,7 +74,7 @@ def test_requests_carry_histories_with_or_without_ages(event_base, event_data_se
         try:
             await service.verify_ranker()
             asked = [requests.Request(user=own, k=5) for own in (sample, values, absent)]
-            together = await service.recommend_batch(asked)
+            together = await serving_fixtures.together(service, asked)
             with pytest.raises(errors.InvalidRequestError, match="clicks__age_seconds"):
                 await service.recommend(requests.Request(user={"clicks__age_seconds": ["x"]}))
             return together
@@ -105,9 +105,9 @@ def logged_events(release, rows, event_files):
     with contextlib.closing(live.LiveIndex(release)) as updated:
         values = updated.view().values(sorted({ad for *_, ad in found.values()}), listed)
     events = collections.defaultdict(list)
-    for (user, key), (kind, time, ad) in found.items():
+    for (user, key), (kind, moment, ad) in found.items():
         own = {name: values[name][ad][0] for name in listed if values[name].get(ad)}
-        events[user].append(histories.UserEvent(kind, time, ad, own, key))
+        events[user].append(histories.UserEvent(kind, moment, ad, own, key))
     return events
 
 

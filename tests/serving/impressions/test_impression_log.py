@@ -106,7 +106,7 @@ def test_degraded_answers_of_the_orchestrator_are_logged(tiny_bundle, tmp_path):
             tiny_bundle, service._client, service.config, impressions=log
         )
         try:
-            return await service.recommend_batch([REQUEST, requests.Request(k=2)])
+            return await serving_fixtures.together(service, [REQUEST, requests.Request(k=2)])
         finally:
             await service.close()
 

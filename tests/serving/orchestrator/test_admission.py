@@ -1,14 +1,11 @@
 """Admission control: limits, and requests that cannot be answered in time."""
 
-import asyncio
 import contextlib
 
 import clocks
 import pytest
-import serving_fixtures
 
 from serving import errors, requests
-from serving.config import OrchestratorConfig
 from serving.orchestrator import admission
 
 
@@ -21,12 +18,12 @@ def within(clock, milliseconds):
     return requests.Deadline(milliseconds, clock(), clock)
 
 
-def answer_in(limit, clock, seconds, num_requests=1, **counts):
-    with limit.admitted(within(clock, 60_000), num_requests, **counts):
+def answer_in(limit, clock, seconds):
+    with limit.admitted(within(clock, 60_000)):
         clock.advance(seconds)
 
 
-def test_admission_is_released_and_a_batch_above_the_limits_is_admitted_alone(clock):
+def test_admission_is_released_and_a_request_above_the_limits_is_admitted_alone(clock):
     limit = admission.Admission(2, 100, clock=clock)
     ample = within(clock, 60_000)
     with limit.admitted(ample), limit.admitted(ample):
@@ -38,13 +35,13 @@ def test_admission_is_released_and_a_batch_above_the_limits_is_admitted_alone(cl
         ):
             raise KeyError
         assert limit.in_flight == 2
-    with pytest.raises(KeyError), limit.admitted(ample, 5, 1_000):
+    with pytest.raises(KeyError), limit.admitted(ample, 1_000):
         raise KeyError
     assert limit.in_flight == 0
-    with limit.admitted(ample, 1, 60):
-        assert limit.refusal(ample, 1, 40) is None
+    with limit.admitted(ample, 60):
+        assert limit.refusal(ample, 40) is None
         assert "need 60 ads, and 41 more would exceed the maximum of 100" in str(
-            limit.refusal(ample, 1, 41)
+            limit.refusal(ample, 41)
         )
 
 
@@ -71,17 +68,6 @@ def test_a_request_that_would_be_late_is_refused(clock):
         assert limit.refusal(waited) is not None
     # Nothing is ahead of it: it is answered as well as the time allows.
     assert limit.refusal(within(clock, 1)) is None
-
-
-def test_others_wait_for_the_part_of_a_batch_that_is_computed_at_a_time(clock):
-    limit = admission.Admission(2_000, 100_000, clock=clock)
-    # 1000 requests in 10 s, as 1000 alone in 10 ms each.
-    for _ in range(50):
-        answer_in(limit, clock, 10.0, 1_000, num_together=16)
-    with limit.admitted(within(clock, 60_000), 1_000, num_together=16):
-        # Behind 16: 170 ms, and half of the time is reserved.
-        assert limit.refusal(within(clock, 341)) is None
-        assert limit.refusal(within(clock, 339)) is not None
 
 
 def overload(service_seconds, per_second, deadline_ms, seconds=20.0):
@@ -142,26 +128,3 @@ def test_admission_adapts_to_a_server_that_becomes_slower_and_faster():
     assert len(latencies) - in_time <= 100
     # 16 s * 100 + 4 s * 25.
     assert in_time >= 0.9 * 1_700 - 100
-
-
-def test_a_call_that_asks_for_too_many_ads_is_refused(tiny_bundle, ranker_address):
-    config = OrchestratorConfig(max_ads_per_call=25, default_deadline_ms=30_000)
-
-    async def main():
-        service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
-        try:
-            small = [requests.Request(k=12), requests.Request(k=13)]
-            answers = await service.recommend_batch(small)
-            with pytest.raises(
-                errors.RequestTooLargeError,
-                match="got 26 in 3 requests",
-            ):
-                await service.recommend_batch([*small, requests.Request(k=1)])
-            # Its answer has one ad and up to 500 candidates.
-            with pytest.raises(errors.RequestTooLargeError, match="got 501 in 1 requests"):
-                await service.recommend_batch([requests.Request(k=1, candidates=True)])
-            return answers
-        finally:
-            await service.close()
-
-    assert [len(answer.ads) for answer in asyncio.run(main())] == [12, 13]

@@ -171,39 +171,22 @@ def test_a_request_that_the_ranker_rejects_degrades_no_other_of_its_batch(run, r
         if ads == 20:  # the probes
             return
         alone.append(requests == 1)
-        # The three together; then the second one, and half of its candidates.
+        # The first is alone. The others together; then the first of them, and half of its
+        # candidates.
         if requests == 3 or sum(alone) in (2, 3):
             raise RuntimeError("injected")
 
-    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    config = OrchestratorConfig(
+        num_candidates=300, default_deadline_ms=30_000, ranker=RankingConfig(max_calls=1)
+    )
 
     async def scenario(service):
-        return await service.recommend_batch([REQUEST] * 3)
+        return await serving_fixtures.together(service, [REQUEST] * 4)
 
     with serving_fixtures.altering_server(ranker_address, edit) as address:
         answers = run(scenario, address, config)
-    assert [answer.order for answer in answers] == ["utility", "retrieval", "utility"]
-    assert [answer.degraded is None for answer in answers] == [True, False, True]
-
-
-def test_requests_of_a_batch_with_a_short_deadline_cost_the_others_no_answer(
-    run, ranker_address, clock
-):
-    config = OrchestratorConfig(requests_per_call=1)
-    short = serving_fixtures.changed(REQUEST, deadline_ms=500)
-    patient = serving_fixtures.changed(REQUEST, deadline_ms=60_000)
-
-    async def scenario(service):
-        # One second of each deadline has passed.
-        answers = await service.recommend_batch([short, patient, short], clock() - 1)
-        with pytest.raises(errors.OverloadedError, match=r"^1 of 2 requests .* deadline of 500 ms"):
-            await service.recommend_batch([short, short], clock() - 1)
-        return answers
-
-    answers = run(scenario, ranker_address, config)
-    late = "No time was left for ranking: the deadline is 500 ms."
-    assert [answer.degraded for answer in answers] == [late, None, late]
-    assert [answer.order for answer in answers] == ["retrieval", "utility", "retrieval"]
+    assert [answer.order for answer in answers] == ["utility", "retrieval", "utility", "utility"]
+    assert [answer.degraded is None for answer in answers] == [True, False, True, True]
 
 
 def test_a_score_of_nan_counts_as_0_and_its_ad_is_named(run, ranker_address):

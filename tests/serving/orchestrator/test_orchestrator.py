@@ -104,7 +104,7 @@ def test_unknown_categories_and_missing_fields_are_answered(run):
         Request(user={"history": [7, "ad-3"]}),
         Request(user={"history": ("7", None, "ad-3", "")}),
     ]
-    answers = run(lambda service: service.recommend_batch(requests))
+    answers = run(lambda service: serving_fixtures.together(service, requests))
     assert all(len(answer.ads) == 10 and answer.degraded is None for answer in answers)
     # Null, empty and absent are the same, in lists too; a whole number is its digits.
     for same in (2, 3, 6, 7):
@@ -188,8 +188,6 @@ def test_a_refused_request_names_the_field(run, changes, message):
     request = serving_fixtures.changed(REQUEST, **changes)
     with pytest.raises(errors.InvalidRequestError, match=message):
         run(lambda service: service.recommend(request))
-    with pytest.raises(errors.InvalidRequestError, match=r"requests\[1\]\." + message):
-        run(lambda service: service.recommend_batch([REQUEST, request]))
 
 
 def condition(field, **parts):
@@ -247,24 +245,6 @@ def test_an_answer_lists_the_candidates_it_was_chosen_from_and_rules_change_only
     assert len(answer.ads) == 9
 
 
-def test_a_refusal_has_one_line_for_each_error(run):
-    request = Request(
-        context={"contry": "CH", "age": "old"},
-        weights={"clik": 1.0},
-        filters={
-            "conditions": [{"field": "price", "at_most": 1}, {"field": "prize", "at_most": 1}]
-        },
-        rules={"caps": [{"field": "price", "max": 1}]},
-    )
-    with pytest.raises(errors.InvalidRequestError) as refused:
-        run(lambda service: service.recommend(request))
-    lines = str(refused.value).split("\n")
-    assert [line.partition(":")[0] for line in lines] == [
-        *("rules.caps[0].field", "context", "context.age", "weights"),
-        "filters.conditions[1].field",
-    ]
-
-
 def test_no_eligible_ad_is_an_empty_answer_and_the_ranker_is_not_called(run):
     request = serving_fixtures.changed(REQUEST, filters={"allowed_ads": ["of another catalog"]})
     answer = run(lambda service: service.recommend(request))
@@ -292,7 +272,7 @@ def test_a_batch_of_different_filters_answers_as_its_requests_alone(run):
     ]
 
     async def scenario(service):
-        together = await service.recommend_batch(requests)
+        together = await serving_fixtures.together(service, requests)
         return together, [await service.recommend(request) for request in requests]
 
     together, alone = run(scenario)
@@ -310,16 +290,10 @@ def test_without_a_ranker_the_filters_still_hold(run):
     assert answer.order == "retrieval"
 
 
-def test_more_ads_or_requests_than_allowed_are_refused(run):
-    config = OrchestratorConfig(max_k=20, max_batch=2)
+def test_more_ads_than_allowed_are_refused(run):
+    config = OrchestratorConfig(max_k=20)
     with pytest.raises(errors.InvalidRequestError, match="k: expected at most 20"):
         run(lambda s: s.recommend(serving_fixtures.changed(REQUEST, k=21)), config=config)
-    with pytest.raises(errors.InvalidRequestError, match="expected at most 2 values, got 3"):
-        run(lambda service: service.recommend_batch([REQUEST] * 3), config=config)
-
-
-def test_no_requests_give_no_answers(run):
-    assert run(lambda service: service.recommend_batch([])) == []
 
 
 def varied_requests(count):
@@ -349,7 +323,7 @@ def test_a_batch_answers_as_its_requests_alone(run):
         alone.append(
             await service.recommend(serving_fixtures.changed(requests[-1], deadline_ms=30_000))
         )
-        return await service.recommend_batch(requests), alone
+        return await serving_fixtures.together(service, requests), alone
 
     for together, alone in zip(*run(scenario, config=config), strict=True):
         assert together.degraded is alone.degraded is None
@@ -402,7 +376,7 @@ def test_the_event_loop_stays_responsive_while_requests_are_answered(run, monkey
     monkeypatch.setattr(releases.QueryTower, "embed", held)
 
     async def scenario(service):
-        running = asyncio.create_task(service.recommend_batch(varied_requests(200)))
+        running = asyncio.create_task(serving_fixtures.together(service, varied_requests(200)))
         assert await asyncio.to_thread(embedding.wait, 30)
         # If this blocked the loop, the call could not continue.
         go_on.set()

@@ -61,7 +61,7 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
     predicted = value(found, "tfrec_score_sum", version="1", head="click")
     assert predicted == pytest.approx(sum(clicks), rel=1e-5)
     assert value(found, "tfrec_requests_total", path="/v1/recommend", status="200") == 4
-    assert value(found, "tfrec_requests_total", path="/v1/recommend", status="400") == 1
+    assert value(found, "tfrec_requests_total", path="/v1/recommend", status="422") == 1
     assert value(found, "tfrec_requests_total", path="other", status="404") == 1
     assert value(found, "tfrec_requests_total", path="/v1/users", status="404") == 1
     assert value(found, "tfrec_resident_bytes") > 0

@@ -143,7 +143,7 @@ def test_the_users_of_a_batch_are_completed_too(run):
         await data.set_profile("u", PROFILE)
         await data.set_profile("v", {"country": "FR"})
         single = [await service.recommend(request) for request in asked]
-        return single, await service.recommend_batch(asked)
+        return single, await serving_fixtures.together(service, asked)
 
     single, batch = run(scenario)
     for one, other in zip(single, batch, strict=True):

@@ -43,7 +43,7 @@ def test_answers_are_in_retrieval_order_and_not_degraded(service):
 
 def test_a_batch_has_the_answers_of_its_requests(service):
     async def both():
-        return await service.recommend_batch([REQUEST]), await service.recommend(REQUEST)
+        return await serving_fixtures.together(service, [REQUEST]), await service.recommend(REQUEST)
 
     (one,), alone = asyncio.run(both())
     assert [ad.ad_id for ad in one.ads] == [ad.ad_id for ad in alone.ads]

@@ -28,10 +28,6 @@ def test_an_instance_and_its_json_object_are_the_same_request():
     )
 
 
-def test_keyword_arguments_of_the_clients_are_the_fields_of_a_request():
-    assert list(requests.RequestFields.__annotations__) == list(requests.Request.model_fields)
-
-
 def test_null_is_the_same_as_absent():
     nulls = dict.fromkeys(requests.Request.model_fields)
     assert requests.parse(requests.Request, nulls) == requests.Request()
@@ -40,83 +36,48 @@ def test_null_is_the_same_as_absent():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "path", "value"),
     [
-        ({"user": ["CH"]}, "user: expected an object, got ['CH'] (list)."),
-        ({"user": {3: "CH"}}, "user[3]: expected a string, got 3 (int)."),
-        ({"k": 2.0}, "k: expected an integer, got 2.0 (float)."),
-        ({"k": True}, "k: expected an integer, got True (bool)."),
-        ({"k": "10"}, "k: expected an integer, got '10' (str)."),
-        ({"weights": {"click": "1"}}, "weights.click: expected a number, got '1' (str)."),
-        ({"weights": [1]}, "weights: expected an object, got [1] (list)."),
-        ({"request_id": 7}, "request_id: expected a string, got 7 (int)."),
-        ({"explain": 1}, "explain: expected true or false, got 1 (int)."),
-        (
-            {"filters": []},
-            "filters: expected an object with the keys conditions, allowed_ads, excluded_ads, "
-            "got [] (list).",
-        ),
-        (
-            {"filters": {"conditions": [{"field": "price", "at_lest": 1}]}},
-            "filters.conditions[0]: unknown key 'at_lest' (str). Did you mean 'at_least'? "
-            "Keys: field, any_of, none_of, all_of, at_least, at_most.",
-        ),
-        (
-            {"filters": {"conditions": [{}]}},
-            "filters.conditions[0].field: expected a value, got none. Add it.",
-        ),
-        ({"filters": {"allowed_ads": [1.5]}}, "filters.allowed_ads[0]: expected a string, got 1.5"),
-        ({"usr": {}}, "request: unknown key 'usr' (str). Did you mean 'user'? Keys: user, con"),
-        (
-            {"rules": {"caps": [{"field": "x", "most": 1}]}},
-            "rules.caps[0]: unknown key 'most' (str). Keys: field, max.",
-        ),
+        ({"user": ["CH"]}, "user", "['CH'] (list)"),
+        ({"user": {3: "CH"}}, "user[3]", "3 (int)"),
+        ({"k": 2.0}, "k", "2.0 (float)"),
+        ({"k": True}, "k", "True (bool)"),
+        ({"k": "10"}, "k", "'10' (str)"),
+        ({"k": 0}, "k", "0 (int)"),
+        ({"weights": {"click": "1"}}, "weights.click", "'1' (str)"),
+        ({"weights": {"click": float("nan")}}, "weights.click", "nan"),
+        ({"weights": {"click": 1e30}}, "weights.click", "1e+30"),
+        ({"weights": [1]}, "weights", "[1] (list)"),
+        ({"deadline_ms": 0}, "deadline_ms", "0 (int)"),
+        ({"deadline_ms": float("inf")}, "deadline_ms", "inf"),
+        ({"deadline_ms": 60_001}, "deadline_ms", "60001"),
+        ({"request_id": 7}, "request_id", "7 (int)"),
+        ({"request_id": ""}, "request_id", "''"),
+        ({"request_id": "a" * 129}, "request_id", "'aaa"),
+        ({"request_id": "a\nb"}, "request_id", "'a\\nb' (str)"),
+        ({"release": "old"}, "release", "'old' (str)"),
+        ({"explain": 1}, "explain", "1 (int)"),
+        ({"filters": {"conditions": [{}]}}, "filters.conditions[0].field", "Field required"),
+        ({"filters": {"conditions": [{"field": "x"}] * 65}}, "filters.conditions", "65"),
+        ({"filters": {"allowed_ads": [1.5]}}, "filters.allowed_ads[0]", "1.5"),
+        ({"filters": {"allowed_ads": ["\ud800"]}}, "filters.allowed_ads", "surrogates"),
+        ({"usr": {}}, "usr", "unknown key"),
+        ({"rules": {"caps": [{"field": "x", "most": 1}]}}, "rules.caps[0].most", "unknown key"),
+        ({"rules": {"caps": [{"field": "{a}", "max": 1}] * 2}}, "rules.caps", "field '{a}'"),
+        ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads", "surrogates"),
     ],
 )
-def test_wrong_types_and_keys_are_refused_as_such(changes, message):
-    with pytest.raises(errors.RequestTypeError) as refused:
-        requests.parse(requests.Request, changes)
-    assert str(refused.value).startswith(message)
-    assert (refused.value.status, refused.value.code) == (422, "invalid_request")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"k": 0}, "k: expected at least 1, got 0 (int)."),
-        ({"weights": {"click": float("nan")}}, "weights.click: expected a finite number, got nan"),
-        ({"weights": {"click": 1e30}}, "weights.click: expected at most 1000000000, got 1e+30"),
-        ({"deadline_ms": 0}, "deadline_ms: expected more than 0, got 0 (int)."),
-        ({"deadline_ms": float("inf")}, "deadline_ms: expected a finite number, got inf"),
-        ({"deadline_ms": 60_001}, "deadline_ms: expected at most 60000"),
-        ({"request_id": ""}, "request_id: expected at least 1 characters, got ''"),
-        ({"request_id": "a" * 129}, "request_id: expected at most 128 characters, got 'aaa"),
-        ({"request_id": "a\nb"}, "request_id: expected printable characters, got 'a\\nb' (str)."),
-        ({"release": "old"}, "release: expected 'stable' or 'canary', got 'old' (str)."),
-        (
-            {"filters": {"conditions": [{"field": "x"}] * 65}},
-            "filters.conditions: expected at most 64 values, ",
-        ),
-        (
-            {"filters": {"allowed_ads": ["\ud800"]}},
-            "filters.allowed_ads: expected text without unpaired",
-        ),
-        (
-            {"rules": {"caps": [{"field": "{a}", "max": 1}] * 2}},
-            "rules.caps: expected one rule for the field '{a}', got [",
-        ),
-        ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads: expected text without unpaired surrogates"),
-    ],
-)
-def test_values_beyond_their_limits_are_refused(changes, message):
+def test_a_wrong_value_is_refused_with_its_path(changes, path, value):
     with pytest.raises(errors.InvalidRequestError) as refused:
         requests.parse(requests.Request, changes)
-    assert str(refused.value).startswith(message)
-    assert (refused.value.status, refused.value.code) == (400, "invalid_request")
+    message = str(refused.value)
+    assert message.startswith(f"{path}: ")
+    assert value in message
+    assert refused.value.code == "invalid_request"
 
 
 def test_the_path_of_an_error_starts_at_the_given_place():
-    with pytest.raises(errors.InvalidRequestError, match=r"^rules\.caps\[0\]\.max: expected at"):
+    with pytest.raises(errors.InvalidRequestError, match=r"^rules\.caps\[0\]\.max: "):
         requests.parse(requests.Rules, {"caps": [{"field": "x", "max": 0}]}, "rules")
 
 
@@ -156,22 +117,6 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
     assert (newer.ads[0].install, newer.ads[0].click_probability) == (0.5, 0.5)
 
 
-def test_all_type_errors_are_listed_up_to_a_maximum():
-    with pytest.raises(errors.RequestTypeError) as refused:
-        requests.parse(requests.Request, {"k": "3", "explain": 1, "kk": 4})
-    lines = str(refused.value).split("\n")
-    assert lines[0].startswith("request: unknown key 'kk' (str). Did you mean 'k'?")
-    assert lines[1:] == [
-        "k: expected an integer, got '3' (str).",
-        "explain: expected true or false, got 1 (int).",
-    ]
-    conditions = [{"field": 1}] * 30
-    with pytest.raises(errors.RequestTypeError) as refused:
-        requests.parse(requests.Request, {"filters": {"conditions": conditions}})
-    lines = str(refused.value).split("\n")
-    assert (len(lines), lines[-1]) == (21, "There are more errors.")
-
-
 @pytest.mark.parametrize(
     ("model", "value", "place"),
     [
@@ -185,15 +130,8 @@ def test_the_values_of_a_list_that_is_too_long_are_not_validated(model, value, p
     with pytest.raises(pydantic.ValidationError) as refused:
         model.model_validate(value)
     assert refused.value.error_count() == 1
-    with pytest.raises(errors.InvalidRequestError, match=rf"^{place}: expected at most \d+ values"):
+    with pytest.raises(errors.InvalidRequestError, match=rf"^{place}: "):
         requests.parse(model, value)
-
-
-def test_only_the_first_of_many_errors_are_listed():
-    with pytest.raises(errors.RequestTypeError) as refused:
-        requests.parse(requests.Request, {f"key{number}": 1 for number in range(5_000)})
-    lines = str(refused.value).split("\n")
-    assert (len(lines), lines[-1]) == (21, "There are more errors.")
 
 
 def test_an_event_may_name_any_ad_that_a_release_can_have():
@@ -201,5 +139,5 @@ def test_an_event_may_name_any_ad_that_a_release_can_have():
     # Such as a URL.
     assert requests.parse(requests.Event, {**event, "ad_id": "a" * 1_024}).ad_id == "a" * 1_024
     for ad_id in ("", "é" * 513, "a\0", "\ud800"):
-        with pytest.raises(errors.InvalidRequestError, match=r"^ad_id: expected (1 to 1024|text)"):
+        with pytest.raises(errors.InvalidRequestError, match=r"^ad_id: Expected (1 to 1024|text)"):
             requests.parse(requests.Event, {**event, "ad_id": ad_id})

@@ -50,29 +50,6 @@ def test_joined_columns_are_those_of_all_rows():
         assert getattr(joined[name], "dtype", None) == getattr(expected, "dtype", None)
 
 
-class Name(str):
-    """A name that counts its comparisons."""
-
-    comparisons = 0
-    __hash__ = str.__hash__
-
-    def __eq__(self, other):
-        Name.comparisons += 1
-        return super().__eq__(other)
-
-
-def test_many_names_that_are_in_both_parts_are_not_compared_with_each_other():
-    # A body of 1 MB with 40,000 names in each part took 20 seconds, in which nothing was answered.
-    Name.comparisons = 0
-    user, context = ({Name(f"name{at}"): 1 for at in range(1_000)} for _ in range(2))
-    with pytest.raises(errors.InvalidRequestError) as refused:
-        FIELDS.merge(user, context)
-    assert Name.comparisons < 10_000
-    lines = str(refused.value).split("\n")
-    assert (len(lines), lines[-1]) == (21, "There are more errors.")
-    assert lines[19].startswith("user: unknown field 'name19'")
-
-
 HISTORIES = requests.QueryFields(
     [
         {"name": "seen", "kind": "categorical_list"},
@@ -89,7 +66,7 @@ def test_the_lists_of_a_history_have_one_value_for_each_event():
     assert HISTORIES.merge(SEEN, {})["seen__events"] == [b"click", b""]
     for changes, message in (
         ({"seen": ["b"]}, r"context\.seen__age_seconds: expected 1 value, .* of seen, got 2"),
-        ({"seen": None}, r"context\.seen__events: expected 0 values"),
+        ({"seen": None}, r"context\.seen__age_seconds: expected 0 values"),
         ({"seen__age_seconds": [9]}, r"context\.seen__age_seconds: expected 2 values"),
         ({"seen__events": ["click", "view"]}, r"seen__events\[1\]: .* click, .*, got 'view'"),
     ):

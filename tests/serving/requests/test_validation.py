@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 
 from serving import errors, manifest, requests
-from tfrecords import terminal
 
 
 def test_a_request_without_weights_gets_those_of_the_release(tiny_bundle):
@@ -75,19 +74,5 @@ def test_filters_of_a_service_that_do_not_fit_the_release_are_refused(tiny_bundl
     with pytest.raises(errors.InvalidRequestError, match=message):
         requests.Validator(tiny_bundle.manifest, 10, 1000, rules)
     # A request has them in `filters` alone.
-    with pytest.raises(errors.RequestTypeError, match="rules: unknown key 'filters'"):
+    with pytest.raises(errors.InvalidRequestError, match=r"rules\.filters: unknown key"):
         requests.parse(requests.Request, {"rules": rules})
-
-
-def test_the_first_of_many_unknown_names_are_compared_with_known_ones(tiny_bundle, monkeypatch):
-    suggested = []
-    monkeypatch.setattr(
-        terminal, "suggestion_for", lambda name, known: suggested.append(name) or ""
-    )
-    validator = requests.Validator(tiny_bundle.manifest, 10, 1000)
-    many = {f"name{at}": 1 for at in range(1_000)}
-    for request in (requests.Request(user=many), requests.Request(weights=many)):
-        suggested.clear()
-        with pytest.raises(errors.InvalidRequestError, match=r"\nThere are more errors\.$"):
-            validator.check(request)
-        assert len(suggested) == 21

@@ -3,14 +3,13 @@
 import asyncio
 import shutil
 import threading
-import time
 import weakref
 
 import pytest
 import serving_fixtures
 import waiting
 
-from serving import errors, releases
+from serving import releases
 from serving.releases import in_use
 from serving.requests import Request
 from serving.service import release_router
@@ -145,22 +144,6 @@ def test_a_closed_release_is_freed(run):
     run(scenario)
 
 
-def test_each_release_of_a_batch_gets_the_longest_deadline(run):
-    async def scenario(router, open_release):
-        router.route(router.stable, open_release(2), 0.0)
-        patient = request(0, release="stable", deadline_ms=60_000)
-        # More than are computed together, so that the deadline is checked in between.
-        short = [request(number, release="canary", deadline_ms=500) for number in range(1, 18)]
-        # The requests arrived a second ago.
-        started = time.perf_counter() - 1
-        return await router.recommend_batch([patient, *short], started)
-
-    first, *others = run(scenario)
-    assert (first.bundle_version, first.degraded) == (1, None)
-    assert {answer.bundle_version for answer in others} == {2}
-    assert all("the deadline is 500 ms" in answer.degraded for answer in others)
-
-
 def test_a_canary_gets_a_fixed_share_of_requests_and_those_that_name_it(run):
     async def scenario(router, open_release):
         def chosen(number, **values):
@@ -186,9 +169,7 @@ def test_a_canary_gets_a_fixed_share_of_requests_and_those_that_name_it(run):
             await router.recommend(request(1))
         await router.recommend(request(1, release="stable"))
         # No user sees the answers to these.
-        trial = request(1, release="stable", dry_run=True)
-        await router.recommend(trial)
-        await router.recommend_batch([trial, trial])
+        await router.recommend(request(1, release="stable", dry_run=True))
         stable, canary = router.status()
         assert (stable["role"], stable["answered"]) == ("stable", 1)
         assert (canary["role"], canary["answered"], canary["degraded"]) == ("canary", 3, 0)
@@ -204,55 +185,8 @@ def test_without_a_canary_the_stable_release_answers_requests_for_it(run):
         router.route(router.stable, open_release(2), 1.0)
         after = await router.recommend(asked)
         assert (after.bundle_version, after.release) == (2, "canary")
-        named = await router.recommend_batch([request(1, release="stable"), request(2), asked])
-        assert [answer.release for answer in named] == ["stable", None, "canary"]
-        assert "release" not in named[1].to_json()
-
-    run(scenario)
-
-
-def test_a_batch_is_answered_in_order_by_both_releases_and_an_error_names_the_request(run):
-    async def scenario(router, open_release):
-        router.route(router.stable, open_release(2), 0.0)
-        wanted = ["canary", "stable", None, "canary"]
-        requests = [request(n, release=release) for n, release in enumerate(wanted)]
-        answers = await router.recommend_batch(requests)
-        assert [a.request_id for a in answers] == ["r0", "r1", "r2", "r3"]
-        assert [a.bundle_version for a in answers] == [2, 1, 1, 2]
-        wrong = Request(user={"contry": "CH"}, release="canary")
-        with pytest.raises(
-            errors.InvalidRequestError, match=r"^requests\[4\]\.user: unknown field"
-        ):
-            await router.recommend_batch([*requests, wrong])
-        with pytest.raises(errors.InvalidRequestError, match=r"^requests\[1\]\.user: unknown"):
-            await router.recommend_batch([requests[0], wrong])
-
-    run(scenario)
-
-
-def test_a_batch_that_one_release_refuses_is_neither_answered_nor_recorded(run):
-    class Log:
-        def __init__(self):
-            self.answers = []
-
-        def record(self, release, valid, answer, asked_at):
-            self.answers.append((release.version, answer.request_id))
-
-    async def scenario(router, open_release):
-        canary, log = open_release(2), Log()
-        router.stable.impressions = canary.impressions = log
-        router.route(router.stable, canary, 0.0)
-        requests = [request(0, release="stable"), request(1, release="canary")]
-        canary.admission.in_flight = canary.config.max_in_flight
-        with pytest.raises(errors.OverloadedError):
-            await router.recommend_batch(requests)
-        canary.admission.in_flight = 0
-        assert log.answers == []
-        assert [row["answered"] for row in router.status()] == [0, 0]
-        assert router.stable.admission.in_flight == 0
-        await router.recommend_batch(requests)
-        assert log.answers == [(1, "r0"), (2, "r1")]
-        assert [row["answered"] for row in router.status()] == [1, 1]
+        assert (await router.recommend(request(1, release="stable"))).release == "stable"
+        assert "release" not in (await router.recommend(request(2))).to_json()
 
     run(scenario)
 
@@ -277,8 +211,8 @@ def test_the_user_decides_before_the_request_id(run):
         router.route(router.stable, canary, 0.5)
         versions = {}
         for country in ("CH", "DE", "FR", "IT", "AT", "US", "GB", "ES"):
-            asked = [Request(user={"country": country}, k=1) for _ in range(8)]
-            answers = await router.recommend_batch(asked)
+            asked = Request(user={"country": country}, k=1)
+            answers = [await router.recommend(asked) for _ in range(8)]
             versions[country] = {answer.bundle_version for answer in answers}
         # A country is one user here, regardless of the generated request ids.
         assert {len(found) for found in versions.values()} == {1}

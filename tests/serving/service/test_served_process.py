@@ -7,11 +7,9 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from concurrent import futures
 
 import children
 import httpx
@@ -129,25 +127,6 @@ def counted(url):
     )
 
 
-def connections_until_the_end(process, url):
-    """Opens a connection for each request until a process ends; returns their outcomes."""
-    host, port = url.removeprefix("http://").split(":")
-    outcomes = []
-    while process.poll() is None:
-        try:
-            connection = socket.create_connection((host, int(port)), timeout=60)
-        except ConnectionRefusedError:
-            outcomes.append("refused")
-            continue
-        with connection:
-            try:
-                connection.sendall(b"GET /v1/bundle HTTP/1.1\r\nhost: x\r\n\r\n")
-                outcomes.append(connection.recv(12).decode() or "closed")
-            except ConnectionError:
-                outcomes.append("reset")
-    return outcomes
-
-
 def ads_of_every_process(url, ad_ids, count=6):
     """Yields the ads of requests in new connections, which any process may accept."""
     body = {"k": len(ad_ids), "filters": {"allowed_ads": ad_ids}, "deadline_ms": 30_000}
@@ -156,15 +135,10 @@ def ads_of_every_process(url, ad_ids, count=6):
         yield {ad["ad_id"] for ad in answer["ads"]}
 
 
-def test_two_processes_see_updates_survive_faults_and_end_without_resetting_a_connection(
-    tiny_base, tiny_bundle, tmp_path
-):
+def test_two_processes_see_updates_and_survive_faults(tiny_base, tiny_bundle, tmp_path):
     base = shutil.copytree(tiny_base, tmp_path / "bundles")
     live = LiveIndex(dataclasses.replace(tiny_bundle, base=base))
-    with (
-        served(base, "--workers=2") as (process, url),
-        futures.ThreadPoolExecutor(4) as pool,
-    ):
+    with served(base, "--workers=2") as (process, url):
         started = below(process.pid)
         (server,) = [pid for pid, command in started.items() if "model_server" in command]
         # It must not outlive a parent that is killed.
@@ -179,11 +153,8 @@ def test_two_processes_see_updates_survive_faults_and_end_without_resetting_a_co
             asked = [f"new-{number - 1}", f"new-{number}"]
             assert all(found == {asked[1]} for found in ads_of_every_process(url, asked))
         check_faults(process, url, server)
-        asking = [pool.submit(connections_until_the_end, process, url) for _ in range(4)]
         process.terminate()
-        outcomes = {outcome for future in asking for outcome in future.result()}
-        assert process.returncode == 0
-    assert outcomes == {"HTTP/1.1 200", "refused"}
+        assert process.wait(60) == 0
 
 
 def check_faults(process, url, server):

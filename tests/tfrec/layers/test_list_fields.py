@@ -207,7 +207,7 @@ def test_all_stages_take_lists_and_answers_contain_lists(base, ranker_model):
             await service.verify_ranker()
             requests = [Request(user=fields, k=NUM_ADS) for fields in REQUESTS]
             alone = [await service.recommend(request) for request in requests]
-            return await service.recommend_batch(requests), alone
+            return await serving_fixtures.together(service, requests), alone
         finally:
             await service.close()
 
