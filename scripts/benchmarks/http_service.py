@@ -5,8 +5,6 @@ r"""Measures latency and throughput of requests over HTTP, through all stages.
     python scripts/benchmarks/http_service.py --num_ads=10000 --rates=40,60 --duration_seconds=5
     python scripts/benchmarks/http_service.py --num_ads=200000 --index=HNSW \
         --milvus_uri=http://127.0.0.1:19530
-    python scripts/benchmarks/http_service.py --constants=constants.json
-    tfrec size --constants=constants.json --ads=10000000 --rps=1000
 
 The setup matches production on a single machine: `scripts/serve.py` with --workers processes, the
 embedded model server in another process, and the load generator in a third (`poisson_load.py`).
@@ -24,32 +22,23 @@ answers per second within --deadline_ms, and `late_share`, the share of the answ
 later); `in_process` (both stages in one process, without HTTP or gRPC); `processor_ms_per_request`
 and `peak_memory_mb` of each process (memory-mapped files count in each process that has read them).
 
---constants also measures what an ad, a request and a user cost, and writes the constants of `tfrec
-size`. Processor time is measured on the consecutive requests, so other load on the machine changes
-it little.
+Processor time is measured on the consecutive requests, so other load on the machine changes it
+little.
 """
 
-import asyncio
 import dataclasses
-import datetime
 import json
-import os
 import pathlib
-import platform
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
 import numpy as np
 from absl import flags
 from workload import fresh_process, harness, poisson_load, running_service, wide_catalog
 
-from serving import cli, export, index, manifest, operations, releases, users
+from serving import cli, export, index, manifest, releases
 from serving.client import LocalClient
-from serving.process import resident_bytes
 from tfrec import ranking, retrieval
 from tfrecords import files, reader
 
@@ -59,7 +48,6 @@ ADS_PER_ANSWER = 10
 MAX_P99_MS = 100.0
 # Multiples of the capacity.
 LOADS = (1.0, 2.0, 3.0)
-NUM_USERS = 2_000
 # More than a process computes at a time without sharing calls: 1 in the index, 4 in the ranker.
 NUM_CLIENTS = 12
 STAGES = ("query_tower", "index", "features", "ranker", "total")
@@ -67,11 +55,6 @@ STAGES = ("query_tower", "index", "features", "ranker", "total")
 
 def main() -> None:
     values = flags.FLAGS
-    if values.constants and (values.workers > 1 or values.milvus_uri):
-        raise ValueError(
-            "--constants measures one process with its own index; expected neither "
-            "--workers nor --milvus_uri."
-        )
     requested_rates = harness.flag_numbers("rates", "20,40", 1)
     name = f"{values.num_ads}{'-milvus' if values.milvus_uri else ''}"
     base = pathlib.Path(values.workdir) / "benchmark_serving" / name
@@ -94,9 +77,6 @@ def main() -> None:
             name: round((fresh_process.cpu_ms(process_ids[name]) - ms) / (SINGLES + WARM_UP), 2)
             for name, ms in before.items()
         }
-        if values.constants:
-            constants = measure_constants(base, target, process_ids["service"], processor_ms)
-            files.write_json(pathlib.Path(values.constants), dataclasses.asdict(constants))
         rates = list(_measure_rates(target, requested_rates))
         hurried = dataclasses.replace(
             target, headers=(("x-deadline-ms", f"{values.deadline_ms:g}"),)
@@ -155,76 +135,6 @@ def measure_in_process(base: pathlib.Path, fields: Sequence[dict[str, Any]]) -> 
         **harness.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),
     }
-
-
-def measure_constants(
-    base: pathlib.Path,
-    target: poisson_load.Target,
-    process_id: int,
-    processor_ms: dict[str, float],
-) -> operations.MeasuredConstants:
-    """Measures what `tfrec size` calculates with."""
-    values = flags.FLAGS
-    release = manifest.read(base, max(releases.versions(base)))
-    directory = base / "ad_index" / str(release.version)
-    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
-    row_bytes = sizes["ad_features.npy"] + sizes["ads.arrow"]
-    private_bytes, search_ms = fresh_process.call(measure_index, directory)
-    headers = {"content-type": "application/json"}
-    answer = httpx.post(f"{target.url}/v1/recommend", content=target.bodies[0], headers=headers)
-    return operations.MeasuredConstants(
-        machine=f"{os.cpu_count()} cores, {platform.machine()}",
-        date=datetime.date.today().isoformat(),
-        command=f"scripts/benchmarks/http_service.py --num_ads={values.num_ads} --constants=FILE",
-        num_ads=values.num_ads,
-        dimension=release.index["dimension"],
-        index=release.index["build"]["factory"],
-        index_bytes_per_ad=round(sizes["index.faiss"] / values.num_ads, 1),
-        row_bytes_per_ad=round(row_bytes / values.num_ads, 1),
-        private_bytes_per_ad=round(private_bytes / values.num_ads, 1),
-        process_bytes=resident_bytes(process_id) - private_bytes,
-        search_cpu_ms=round(search_ms, 3),
-        service_cpu_ms=processor_ms["service"],
-        ranker_cpu_ms=processor_ms["model_server"],
-        num_columns=index.AdIndex.open(directory).num_fields,
-        num_outputs=len(release.outputs),
-        request_bytes=len(target.bodies[0]),
-        answer_bytes=len(answer.raise_for_status().content),
-        store_bytes_per_user={"SQLite": round(asyncio.run(measure_users()))},
-    )
-
-
-def measure_index(directory: pathlib.Path) -> tuple[int, float]:
-    """Measures a process that serves an index; call it in a fresh process.
-
-    Returns:
-        Its own memory in bytes, and the median processor time of a search in milliseconds.
-    """
-    before = resident_bytes()
-    ads = index.AdIndex.open(directory)
-    ads.prepare_filters()
-    index_bytes = resident_bytes() - before
-    samples = ads.sample_queries
-    queries = [samples[number % len(samples)][None] for number in range(-WARM_UP, SINGLES)]
-    milliseconds, _ = harness.time_each(
-        lambda query: ads.search(query, 500), queries, time.thread_time
-    )
-    return index_bytes, harness.percentiles(milliseconds[WARM_UP:])["p50_ms"]
-
-
-async def measure_users() -> float:
-    """Returns the bytes of a user with a profile of three fields and 50 clicks, in SQLite."""
-    now = time.time()
-    with tempfile.TemporaryDirectory() as directory:
-        store = users.open_store(f"sqlite:{directory}/users.db")
-        for user in (f"user-{number}" for number in range(NUM_USERS)):
-            clicks = [
-                users.StoredEvent(f"{user}-{i}", "click", f"ad{i}", now - i) for i in range(50)
-            ]
-            await store.append([(user, click) for click in clicks], now)
-            await store.set_profile(user, {"age": "30", "city": "Bern", "device": "phone"}, now)
-        await store.close()
-        return sum(path.stat().st_size for path in pathlib.Path(directory).iterdir()) / NUM_USERS
 
 
 def measure_overload(
@@ -339,6 +249,5 @@ if __name__ == "__main__":
     )
     flags.DEFINE_float("duration_seconds", 20.0, "Duration of each rate.", lower_bound=1.0)
     flags.DEFINE_float("deadline_ms", 500.0, "Deadline under overload.", lower_bound=1.0)
-    flags.DEFINE_string("constants", None, "File to write the constants of `tfrec size` to.")
     flags.DEFINE_integer("workers", 1, "Number of processes of the service.", lower_bound=1)
     cli.run(main)

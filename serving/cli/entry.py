@@ -33,7 +33,6 @@ _ONLINE = (
     "update_index",
     "tune_index",
     "join_feedback",
-    "size",
 )
 MODULES = {
     **{name: f"serving.cli.offline.{name}" for name in _OFFLINE},

@@ -15,8 +15,6 @@ import types
 import children
 import httpx
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import scripts_in_forks
 import serving_fixtures
@@ -27,19 +25,19 @@ from head_figures import figures
 from repository import ROOT, TLS
 
 from serving import (
+    client,
     errors,
-    impressions,
+    export,
     live,
     manifest,
     model_server,
     operations,
-    orchestrator,
     releases,
     workflow,
 )
 from serving.cli import entry
 from serving.config import HttpConfig
-from serving.operations import findings, local_service, row_findings
+from serving.operations import local_service
 from serving.releases import bundle
 from serving.requests import Request
 
@@ -152,15 +150,14 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
                 thread.join()
         named = [f"--{name}={place}" for name, place in places.items()]
         status, text = call("doctor", f"--bundle={base}", "--norows", "--json", *named)
-        checks = json.loads(text)["checks"]
-        assert {check["status"] for check in checks} == {"ok"}
-        assert (status, len(checks)) == (0, 12)
+        checks = json.loads(text)
+        assert all(check["ok"] for check in checks), checks
+        assert (status, len(checks)) == (0, 6)
         # The service does not answer with the other release.
         status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
         assert status == 1
-        assert "release: 1 stable" in text
-        assert f"to do: Release 1 of {base} is stable: check it with --version=1, or" in text
-        assert "run tfrec release --action=promote --version=2" in text
+        assert "Expected release 2, got release 1." in text
+        assert "Run tfrec release --action=promote --version=2" in text
     for reply in answers:
         assert reply.status_code == 200
         assert reply.json()["degraded"] is None
@@ -170,35 +167,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call)
     assert list((base.parent / "log").glob("impressions-*.parquet"))
 
 
-def test_the_doctor_finds_a_server_with_another_model(base, published, call):
-    foreign = base.with_name("foreign")
-    shutil.copytree(published / "ranker/2", foreign / "ranker/1")
-    with model_server.ModelServer({"ranker": foreign / "ranker"}) as server:
-        status, text = call(
-            "doctor",
-            f"--bundle={base}",
-            "--version=1",
-            "--norows",
-            "--service=",
-            f"--model_server=127.0.0.1:{server.port}",
-        )
-    assert status == 1
-    lines = [line.split(": ")[0] for line in text.splitlines()]
-    place = f"model server 127.0.0.1:{server.port}"
-    assert lines[:5] == [
-        f"ok      release 1 of {base}",
-        "ok      live updates of release 1",
-        f"ok      {place}, reachable",
-        f"ok      {place}, version of ranker",
-        f"ok      {place}, signature of ranker",
-    ]
-    assert f"failed  {place}, probes of ranker" in lines[5]
-    assert "differs by" in text
-    assert f"skipped {place}, probes of query_tower" in lines
-    assert text.endswith("5 ok, 1 failed, 1 skipped\n")
-
-
-def test_the_doctor_names_the_state_of_each_replica(base, published, call):
+def test_the_doctor_names_the_state_of_each_model_server(base, published, call):
     foreign = base.with_name("foreign")
     shutil.copytree(published / "ranker/2", foreign / "ranker/1")
     nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
@@ -209,41 +178,25 @@ def test_the_doctor_names_the_state_of_each_replica(base, published, call):
     ):
         addresses = [f"127.0.0.1:{good.port}", f"127.0.0.1:{bad.port}", nobody]
         status, text = call("doctor", *options, f"--model_server={','.join(addresses)}")
-    assert status == 1
-    states = {line.split(": ")[0] for line in text.splitlines()}
-    for state in (
-        f"ok      model server {addresses[0]}, probes of ranker",
-        f"failed  model server {addresses[1]}, probes of ranker",
-        f"failed  model server {nobody}, reachable",
-    ):
-        assert state in states
-    assert f"1 of 3 can be used: {addresses[0]}" in text
-    status, text = call("doctor", *options, "--model_server=dns:///name.invalid:8500")
-    assert (status, "failed  replicas of dns:///name.invalid:8500: " in text) == (1, True)
-    status, text = call("doctor", *options, "--model_server=localhost")
-    assert "The address of the model server has 'localhost'; expected HOST:PORT of its" in text
+    lines = text.splitlines()
+    assert lines[2].startswith(f"ok      model server {addresses[0]}: ")
+    assert lines[3].startswith(f"failed  model server {addresses[1]}: ")
+    assert "differs by" in lines[3]
+    assert lines[4].startswith(f"failed  model server {nobody}: ")
+    assert (status, lines[-1]) == (1, "3 ok, 2 failed")
 
 
-def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
-    nobody = serving_fixtures.free_port()
-    flags_of = [
-        f"--model_server=127.0.0.1:{nobody}", f"--service=http://127.0.0.1:{nobody}",
-        "--timeout_seconds=0.5",
-    ]  # fmt: skip
-    status, text = call("doctor", f"--bundle={base}", f"--workdir={base}/none", *flags_of)
-    assert status == 1
-    assert f"failed  work directory {base}/none: No data set at" in text
-    assert "no connection: failed to connect to all addresses" in text
-    assert "to do: Start it (tfrec serve, or python -m serving.model_server" in text
+def test_the_doctor_names_unreachable_servers_and_damaged_files(base, call):
+    nobody = f"http://127.0.0.1:{serving_fixtures.free_port()}"
+    status, text = call("doctor", f"--bundle={base}", "--model_server=", f"--service={nobody}")
+    assert (status, text.splitlines()[-1]) == (1, "2 ok, 1 failed")
     assert "Is the service running at this address?" in text
-    assert text.endswith("2 ok, 3 failed\n")
     status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
     assert "failed  service x: base_url: expected a URL such as http://127.0.0.1:8080, got" in text
-    assert "got URL('x')" in text
     path = base / "ranker/2/saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1])
     status, text = call("doctor", f"--bundle={base}")
-    assert (status, text.count("failed")) == (1, 2)
+    assert (status, text.splitlines()[-1]) == (1, "0 ok, 1 failed")
     assert "ranker/2/saved_model.pb has" in text
 
 
@@ -279,11 +232,10 @@ def test_the_doctor_uses_a_token_and_tls(guarded_url, tiny_base, call, tmp_path,
     trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
     token = f"--token_file={tmp_path / 'token'}"
     status, text = call("doctor", *trusting, token)
-    assert (status, text.splitlines()[-1]) == (0, "7 ok")
+    assert (status, text.splitlines()[-1]) == (0, "5 ok, 0 failed")
     status, text = call("doctor", *named, token)
     assert status == 1
-    assert "expected: a certificate signed by a trusted authority" in text
-    assert "to do: Set --tls_authorities to the PEM file" in text
+    assert "CERTIFICATE_VERIFY_FAILED" in text
     status, text = call("doctor", *trusting)
     assert status == 1
     assert "Expected the header 'authorization: Bearer TOKEN'" in text
@@ -314,74 +266,26 @@ def test_held_out_rows_get_the_same_scores_from_training_code_and_server(
         "ad_features",
         *(field.name for field in data_set.schema.query_fields),
     }
-    logged = row_findings.read_logged_requests(tmp_path, release, 12)
+    _, found = export.logged_requests(tmp_path, 12)
+    logged = list(found)
     assert len(logged) == 12
     # The logged lists, with each ad once.
     first = next(iter(data_set.batches("test", 64)))
     shown = [set(ads[mask]) for ads, mask in zip(first["ad_row"].numpy(), first["mask"].numpy())]  # noqa: B905
     assert [len(one.ad_ids) for one in logged] == [len(ads) for ads in shown[:12]]
     with serving_fixtures.serve_ranker(exported_base) as server:
-        address = f"127.0.0.1:{server.port}"
-        text = row_findings.compare_over_grpc(logged, release, address)
-        assert text.startswith(f"{sum(len(ads) for ads in shown[:12])} rows of 12 held-out")
-        assert float(text.split("by at most ")[1].split(",")[0]) < 1e-4
-        off = {name: values * np.float32(1.05) for name, values in logged[3].scores.items()}
-        logged[3] = dataclasses.replace(logged[3], scores=off)
-        with pytest.raises(findings.WrongError, match="request 3: the scores differ by"):
-            row_findings.compare_over_grpc(logged, release, address)
-    other = dataclasses.replace(release.manifest, training_id="another")
-    with pytest.raises(findings.WrongError) as caught:
-        row_findings.read_logged_requests(tmp_path, dataclasses.replace(release, manifest=other), 1)
-    assert "with training another, like release 1" in caught.value.expected
-
-
-def test_the_doctor_compares_the_impression_log_with_a_release(
-    tiny_base, tiny_bundle, call, tmp_path
-):
-    requests = [Request(user={"country": "CH", "age": 30 + n}, k=4) for n in range(5)]
-    log = impressions.ImpressionLog(tmp_path / "shown")
-
-    async def answer():
-        with serving_fixtures.serve_ranker(tiny_base) as server:
-            service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
-            service = orchestrator.Orchestrator(
-                tiny_bundle, service._client, service.config, impressions=log
-            )
-            await serving_fixtures.together(service, requests)
-            await service.close()
-
-    asyncio.run(answer())
-    log.close()
-    look = ["--norows", "--model_server=", "--service=", f"--bundle={tiny_base}"]
-    place = f"--impression_log={tmp_path / 'shown'}"
-    status, text = call("doctor", *look, place)
-    assert status == 0
-    assert "20 ads of 5 logged answers have the scores of release 1; they differ by" in text
-    assert "16 ads of 4 logged" in call("doctor", *look, place, "--num_answers=4")[1]
-    # An ad that has changed since is left out; a wrong score is found.
-    (path,) = (tmp_path / "shown").glob("*.parquet")
-    table = pq.read_table(path)
-    for column, change, expected in (
-        ("price", lambda values: [values[0] + 1, *values[1:]], "19 ads of 5 logged answers"),
-        ("_click_probability", lambda values: [*values[:6], values[6] * 1.05, *values[7:]], None),
-        ("_bundle_version", lambda values: [7] * len(values), "it has 0 scored ads"),
-    ):
-        place = table.column_names.index(column)
-        values = pa.array(change(table[column].to_pylist()), table[column].type)
-        pq.write_table(table.set_column(place, table.schema.field(column), values), path)
-        status, text = call("doctor", *look, f"--impression_log={path}")
-        if expected is None:
-            assert status == 1
-            assert "expected: the click_probability of the release, within 1%" in text
-            assert "logged answer 3: the scores differ by" in text
-        else:
-            assert status == 0
-            assert expected in text
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    status, text = call("doctor", *look, f"--impression_log={empty}")
-    assert status == 1
-    assert "empty has no file impressions-*.parquet" in text
+        service = serving_fixtures.make_orchestrator(release, f"127.0.0.1:{server.port}")
+        with serving_fixtures.serve_app(service) as url, client.Client(url) as connected:
+            serving_fixtures.wait_until_ready(url)
+            checked = operations.ServiceCheck(connected, release)
+            rows = str(sum(len(ads) for ads in shown[:12]))
+            table = checked.skew(logged).splitlines()[2:]
+            assert [line.split()[1] for line in table] == [rows] * len(release.manifest.outputs)
+            assert all(float(line.split()[-1]) < 1e-4 for line in table)
+            off = {name: values * np.float32(1.05) for name, values in logged[3].scores.items()}
+            logged[3] = dataclasses.replace(logged[3], scores=off)
+            with pytest.raises(operations.CheckFailedError, match="differ by more than 1%"):
+                checked.skew(logged)
 
 
 def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(published, script):
