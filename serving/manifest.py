@@ -1,7 +1,6 @@
 """The manifest of a release bundle: contents of version N, with checksums and probes.
 
-`manifests/N.json` is the commit point of a release. It is canonical JSON (sorted keys, compact
-separators, one line), and is accepted only if it is byte for byte the file that was written.
+`manifests/N.json` is the commit point of a release. It contains its own checksum.
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Self
 
 from serving import errors
@@ -24,8 +23,6 @@ PROBABILITY, AMOUNT = "probability", "amount"
 # Parts of a release, in the order in which they are renamed. The ranker, which a release may lack,
 # is last because model servers watch it.
 PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
-# Maximum number of versions in a message.
-_MAX_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,24 +113,21 @@ class Content:
         return {head.label: head.output for head in self.heads if head.trained}
 
     def _check_probes(self) -> None:
-        requests = self.probes["requests"]
-        candidates = self.probes["candidates"]
-        if not requests or not candidates[0] or len({len(rows) for rows in candidates}) != 1:
-            raise ValueError("probes: expected the same number of candidates for each request.")
-        if set(self.probes["scores"]) != set(self.outputs.values()):
+        probes, outputs = self.probes, set(self.outputs.values())
+        candidates = probes["candidates"]
+        shapes = {len(rows) for rows in candidates}
+        counts = {len(probes[name]) for name in ("requests", "query_embeddings", "candidates")}
+        if len(counts) != 1 or len(shapes) != 1 or 0 in counts | shapes:
+            raise ValueError("probes: expected as many embeddings and candidates as requests.")
+        if set(probes["scores"]) != outputs:
             raise ValueError(
-                f"probes.scores: expected {sorted(self.outputs.values())}, "
-                f"got {sorted(self.probes['scores'])}."
+                f"probes.scores: expected {sorted(outputs)}, got {sorted(probes['scores'])}."
             )
-        ads = self.probes["ads"]
-        if len(ads["rows"]) != len(ads["embeddings"]):
-            raise ValueError("probes.ads: expected one embedding for each row.")
-        for name in ("query_embeddings", "candidates"):
-            if len(self.probes[name]) != len(requests):
-                raise ValueError(f"probes.{name}: expected one row for each request.")
-        for name, scores in self.probes["scores"].items():
+        for name, scores in probes["scores"].items():
             if [len(row) for row in scores] != [len(rows) for rows in candidates]:
                 raise ValueError(f"probes.scores.{name}: expected one score for each candidate.")
+        if len(probes["ads"]["rows"]) != len(probes["ads"]["embeddings"]):
+            raise ValueError("probes.ads: expected one embedding for each row.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,13 +211,6 @@ def versions(base: str | os.PathLike[str]) -> list[int]:
     )
 
 
-def listed(published: Sequence[int]) -> str:
-    """Returns ascending versions as text for a message; of many, only the latest."""
-    latest = ", ".join(map(str, published[-_MAX_LISTED:]))
-    num_earlier = len(published) - _MAX_LISTED
-    return f"{num_earlier} earlier ones, {latest}" if num_earlier > 0 else latest
-
-
 def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
     """Returns the path of the manifest of a version."""
     return base / "manifests" / f"{version}.json"
@@ -231,20 +218,15 @@ def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
 
 def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundError:
     """Returns the error for a version without a manifest."""
-    published = listed(versions(base)) or "none"
+    published = ", ".join(map(str, versions(base))) or "none"
     return errors.BundleNotFoundError(
         f"{base} has no published bundle of version {version}: manifests/{version}.json is "
-        f"missing. Published versions: {published}. If an export of this version was refused or "
-        "interrupted, export again."
+        f"missing. Published versions: {published}."
     )
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Returns the content of the file `manifests/N.json`, for `writing`.
-
-    Raises:
-        ValueError: A value cannot be represented in JSON, such as NaN or infinity.
-    """
+    """Returns the content of `manifests/N.json`; raises ValueError for NaN and infinity."""
     document = dataclasses.asdict(manifest)
     return _canonical({**document, "manifest_sha256": _digest(document)})
 
@@ -276,37 +258,21 @@ def read(base: pathlib.Path, version: int) -> Manifest:
     path = path_of(base, version)
     name = f"manifests/{version}.json"
     try:
-        raw = path.read_bytes()
+        document = json.loads(path.read_bytes())
+        checksum = document.pop("manifest_sha256")
     except FileNotFoundError as error:
         raise not_published(base, version) from error
-    except OSError as error:
-        raise errors.BundleError(
-            f"{name} of {base} cannot be read: {error}. Check the disk and the permissions."
-        ) from error
-    try:
-        document = json.loads(raw)
-        checksum = document.pop("manifest_sha256")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise _corrupt(name, f"it is not a manifest ({error})") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _corrupt(name, f"it cannot be read ({error})") from error
     if checksum != _digest(document):
         raise _corrupt(name, "its content does not match its manifest_sha256")
-    if raw != _canonical({**document, "manifest_sha256": checksum}):
-        raise _corrupt(name, "its bytes have changed since it was written")
-    return _parse(document, name, version)
-
-
-def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
     if document.get("format_version") != FORMAT_VERSION:
         raise errors.BundleError(
             f"{name} has format_version {document.get('format_version')!r}; expected "
             f"{FORMAT_VERSION}. Export the bundle again, or use the version of tfrec that wrote it."
         )
-    try:
-        heads = tuple(ReleaseHead(**head) for head in document.pop("heads"))
-        parts = tuple(document.pop("parts"))
-        manifest = Manifest(**document, heads=heads, parts=parts)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise errors.BundleError(f"{name}: {error} Export the bundle again.") from error
+    heads = tuple(ReleaseHead(**head) for head in document.pop("heads"))
+    manifest = Manifest(**document | {"heads": heads, "parts": tuple(document["parts"])})
     if manifest.version != version:
         raise _corrupt(name, f"it is the manifest of version {manifest.version}")
     return manifest

@@ -337,7 +337,6 @@ class Pipeline:
                 {**report.summary(), **judged},
                 candidate_parts,
                 models.judged,
-                self.workdir / "embedded_ads",
             )
             return {"version": release.version}
 

@@ -36,7 +36,6 @@ def export_release(
     metrics: Mapping[str, Any],
     candidate_parts: int = CANDIDATE_PARTS,
     judged: ranking.JudgedHeads | None = None,
-    work_directory: pathlib.Path | None = None,
 ) -> manifest.Manifest:
     """Publishes the next version.
 
@@ -51,7 +50,6 @@ def export_release(
         candidate_parts: Number of parts of a request's candidates that the ranker can score in
             parallel.
         judged: Weights and weaknesses of the heads. None: all have weight 1, and none is weak.
-        work_directory: See `releases.ReleaseInputs`.
 
     Returns:
         The published manifest.
@@ -87,7 +85,6 @@ def export_release(
         has_ranker=model is not None,
         training_id=training_id_of(data_set, two_tower, model),
         dataset_fingerprint=data_set.fingerprint,
-        work_directory=work_directory,
     )
 
     def write(staged: releases.Staged) -> manifest.Content:

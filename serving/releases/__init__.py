@@ -14,7 +14,6 @@ from serving.releases.changes import (
 )
 from serving.releases.model_publishing import publish_models
 from serving.releases.models import AdTower, QueryTower, RankerModel
-from serving.releases.parts import write_identity
 from serving.releases.pointer import Pointer, read_pointer
 from serving.releases.probes import (
     SCORE_TOLERANCE,
@@ -59,5 +58,4 @@ __all__ = [
     "stable",
     "start_canary",
     "versions",
-    "write_identity",
 ]

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,8 +59,6 @@ class ReleaseInputs:
         has_ranker: Whether there is a ranker.
         training_id: Id of the training. None: a checksum of the models.
         dataset_fingerprint: Fingerprint of the data set; empty if there is none.
-        work_directory: Directory of the embedded ads, from which a killed export resumes.
-            None: each export starts over.
     """
 
     ads: pa.Table
@@ -74,7 +72,6 @@ class ReleaseInputs:
     has_ranker: bool = True
     training_id: str | None = None
     dataset_fingerprint: str = ""
-    work_directory: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -100,19 +97,11 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         ValueError: A custom kind of index fails, or cannot be served.
         IndexUnavailableError: Milvus does not answer.
     """
-    directory = inputs.work_directory
-    if directory is None:
-        # If this publish is killed, the next one removes it.
-        directory = staged.ad_index.with_name(f"{staged.ad_index.name}-embedded")
-    try:
-        content = _assemble(staged, inputs, directory)
-    except BaseException:
-        if inputs.work_directory is None and directory.exists():
-            embedded_ads.discard(directory)
-        raise
-    # From here on, the collection in Milvus, if any, belongs to the release.
-    shutil.rmtree(directory)
-    return content
+    # If this publish is killed, the next one removes it.
+    with tempfile.TemporaryDirectory(
+        prefix=publishing.STAGING, dir=staged.ad_index.parent
+    ) as directory:
+        return _assemble(staged, inputs, pathlib.Path(directory))
 
 
 def _assemble(
@@ -126,9 +115,13 @@ def _assemble(
     ad_tower = models.AdTower(staged.ad_tower, ad_fields)
     queries = _embedded_queries(tower, rows)
     try_kind(inputs.index_config or IndexConfig(), inputs.ads.num_rows, queries.shape[1])
-    model_id = inputs.training_id or parts.checksum_of([staged.ad_tower])
-    ads = _embedded(directory, ad_tower, queries, inputs, model_id)
-    embeddings, features = ads.embeddings, ads.features
+    embeddings, features = embedded_ads.embed(directory, ad_tower, inputs.ads)
+    if queries.shape[1] != embeddings.shape[1]:
+        raise errors.InvalidModelError(
+            f"query_tower and ad_tower: expected embeddings of the same size, got "
+            f"{queries.shape[1]} of queries and {embeddings.shape[1]} of ads. Use two towers "
+            "that were trained together."
+        )
     heads, weights_source = inputs.heads or (), inputs.weights_source
     loaded: list[models.QueryTower | models.AdTower | models.RankerModel] = [tower, ad_tower]
     scorer = None
@@ -145,11 +138,13 @@ def _assemble(
         # Clicks will be the feedback on its answers.
         (click,) = heads_of(["click_probability"])
         heads = (dataclasses.replace(click, trained=False),)
-    _check_weighted(tower, rows, [head for head in heads if head.trained], queries)
-    built, recall, tuning = _index(ads, queries, inputs)
+    built, recall, tuning = _index(embeddings, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
     if scorer is not None:
-        _check_scores(scorer, probed, tower.columns([{}]))
+        # The probes have only the best ads.
+        some = _spread(inputs.ads.num_rows)
+        scorer.score(probed[0], some)
+        scorer.score(tower.columns([{}]), some, _EMPTY_REQUEST)
     recorded = probes.record(
         probed, tower, built.searcher, None if scorer is None else scorer.score
     )
@@ -172,7 +167,7 @@ def _assemble(
         },
         parts=tuple(part for part in manifest.PARTS if scorer is not None or part != "ranker"),
     )
-    _write(staged, content, probed[0], features)
+    _write_warm_ups(staged, content, probed[0], features)
     built.save(staged.ad_index, features, inputs.ads)
     files.write_array(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
     _check_reproduces(staged, content, tower, ad_tower, scorer)
@@ -267,69 +262,13 @@ def _embedded_queries(tower: models.QueryTower, rows: Sequence[Mapping[str, Any]
     return queries
 
 
-def _embedded(
-    directory: pathlib.Path,
-    ad_tower: models.AdTower,
-    queries: np.ndarray,
-    inputs: ReleaseInputs,
-    model_id: str,
-) -> embedded_ads.EmbeddedCatalog:
-    """Embeds the ads, and checks them with the embeddings [Q, D] of requests."""
-    found = embedded_ads.embed(directory, ad_tower, inputs.ads, model_id)
-    if queries.shape[1] != found.embeddings.shape[1]:
-        raise errors.InvalidModelError(
-            f"query_tower and ad_tower: expected embeddings of the same size, got "
-            f"{queries.shape[1]} of queries and {found.embeddings.shape[1]} of ads. Use two towers "
-            "that were trained together."
-        )
-    some = found.embeddings[_spread(len(found.embeddings))]
-    if len(some) > 1 and (some == some[0]).all():
-        _logger.warning(
-            "ad_tower: the %d ads that were compared have the same embedding, so retrieval cannot "
-            "tell ads apart. Check that the model uses its inputs.",
-            len(some),
-        )
-    return found
-
-
 def _spread(num_ads: int) -> np.ndarray:
     """Returns up to NUM_CANDIDATES catalog rows, spread over the catalog."""
     return np.linspace(0, num_ads, min(NUM_CANDIDATES, num_ads), endpoint=False).astype(int)
 
 
-def _check_scores(
-    scorer: "_Scorer", probed: Sequence[requests.Columns], empty: requests.Columns
-) -> None:
-    """Checks the scores of ads from the whole catalog; the probes have only the best ads."""
-    some = _spread(len(scorer.features))
-    for columns in probed:
-        scorer.check_alone(columns, some)
-    scorer.score(empty, some, _EMPTY_REQUEST)
-
-
-def _check_weighted(
-    tower: models.QueryTower,
-    rows: Sequence[Mapping[str, Any]],
-    heads: Sequence[manifest.ReleaseHead],
-    queries: np.ndarray,
-) -> None:
-    """Checks a tower that takes weights of heads: default weights must give `queries` [Q, D]."""
-    if tower.num_weights != len(heads):
-        return
-    weights = np.array([[head.utility_weight for head in heads]], np.float32)
-    with embedded_ads.running(tower):
-        embedded = tower.embed(tower.columns(rows), np.repeat(weights, len(rows), axis=0))
-    if embedded.shape != queries.shape or not np.allclose(embedded, queries, atol=probes.TOLERANCE):
-        raise errors.InvalidModelError(
-            f"query_tower: expected the signature {models.FOR_WEIGHTS} to return the embeddings "
-            f"{list(queries.shape)} of {models.SIGNATURE} for the default weights "
-            f"{weights[0].tolist()}, got different ones {list(embedded.shape)}. Save the model "
-            "again, or without this signature."
-        )
-
-
 def _index(
-    ads: embedded_ads.EmbeddedCatalog, queries: np.ndarray, inputs: ReleaseInputs
+    embeddings: np.ndarray, queries: np.ndarray, inputs: ReleaseInputs
 ) -> tuple[BuiltIndex, float, np.ndarray]:
     """Returns the index, its recall on held-out queries, and the queries that tuned it."""
     tuning, held_out = inputs.tuning_queries, queries
@@ -337,19 +276,11 @@ def _index(
     if tuning is None:
         tuning = queries[::2]
         held_out = queries[1::2] if len(queries) > 1 else queries
-    built = build_index(
-        ads.embeddings,
-        config,
-        tuning_queries=tuning,
-        ads=inputs.ads,
-        resume_file=ads.resume_file,
-    )
-    recall = recall_against_exact(built.searcher, ads.embeddings, held_out, NUM_CANDIDATES)
+    built = build_index(embeddings, config, tuning_queries=tuning, ads=inputs.ads)
+    recall = recall_against_exact(built.searcher, embeddings, held_out, NUM_CANDIDATES)
     reached = recall
     if config.num_candidates != NUM_CANDIDATES:
-        reached = recall_against_exact(
-            built.searcher, ads.embeddings, held_out, config.num_candidates
-        )
+        reached = recall_against_exact(built.searcher, embeddings, held_out, config.num_candidates)
     # Exact search differs from itself only among ads with equal scores.
     if not built.searcher.is_exact and reached < config.target_recall - _RECALL_MARGIN:
         _logger.warning(
@@ -378,26 +309,6 @@ class _Scorer:
         outputs = [head.output for head in self.heads if head.trained]
         with embedded_ads.running(self.ranker):
             return self.ranker.score(columns, self.features[candidates], outputs)
-
-    def check_alone(self, columns: requests.Columns, candidates: np.ndarray) -> None:
-        """Checks that the scores do not depend on the other candidates and their order."""
-        together = self.score(columns, candidates)
-        indices = np.arange(len(candidates))
-        # Two of the single candidates are not the best, so scores divided by the best score differ.
-        for subset in (indices[::-2], *indices[[0, len(indices) // 2, -1]][:, None]):
-            alone = self.score(columns, candidates[subset])
-            for output, values in together.items():
-                expected = values[:, subset]
-                difference = np.abs(alone[output] - expected)
-                tolerance = probes.TOLERANCE + probes.SCORE_TOLERANCE * np.abs(expected)
-                if np.any(difference > tolerance):
-                    raise errors.InvalidModelError(
-                        f"ranker: expected the same {output} of an ad alone, among other "
-                        "candidates and in another order, got scores that differ by "
-                        f"{difference.max():.2g}. A service ranks an ad among any candidates: "
-                        "compute each score from its own ad_features, without means, sums, maxima "
-                        "or positions over the candidates."
-                    )
 
     def score(
         self,
@@ -453,25 +364,18 @@ def _check_reproduces(
         ) from error
 
 
-def _write(
+def _write_warm_ups(
     staged: publishing.Staged,
     content: manifest.Content,
     request: requests.Columns,
     features: np.ndarray,
 ) -> None:
-    """Writes the warm-up requests and the identities of the parts."""
-    counts = [count for count in _WARM_UP_CANDIDATES if count <= len(features)]
-    candidates = [{**request, models.FEATURES: features[None, :count]} for count in counts]
+    """Writes the requests that a model server runs when it loads a model."""
     _write_warm_up(staged.query_tower, "query_tower", [request])
     if content.has_ranker:
+        counts = [count for count in _WARM_UP_CANDIDATES if count <= len(features)]
+        candidates = [{**request, models.FEATURES: features[None, :count]} for count in counts]
         _write_warm_up(staged.ranker, "ranker", candidates)
-    for part in content.parts:
-        parts.write_identity(
-            part,
-            getattr(staged, part),
-            training_id=content.training_id,
-            dataset_fingerprint=content.dataset_fingerprint,
-        )
 
 
 def _write_warm_up(

@@ -14,7 +14,7 @@ from typing import Any
 from serving import errors, index, manifest
 from serving.releases import bundle, publishing
 from serving.releases.in_use import is_in_use, locked_if_unused
-from serving.releases.pointer import POINTER_FILE, Pointer, write_pointer
+from serving.releases.pointer import Pointer, write_pointer
 from tfrecords import files
 
 _logger = logging.getLogger(__name__)
@@ -94,15 +94,10 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
                 f"serve it, --action=promote --version={earlier[0]}."
             )
         if not earlier:
-            if before.canary is not None:
-                raise errors.BundleNotFoundError(
-                    f"{base} has no release that was stable before {before.stable}. To stop the "
-                    f"canary, release {before.canary}, use --action=end_canary."
-                )
             raise errors.BundleNotFoundError(
                 f"{base} has no release that was stable before {before.stable}. Published "
-                f"releases: {manifest.listed(published)}. Promote one of them with "
-                "--action=promote --version=N."
+                f"releases: {', '.join(map(str, published))}. Promote one of them with "
+                "--action=promote --version=N; --action=end_canary stops a canary."
             )
         bundle.load(base, earlier[0]).close()
         after = Pointer(earlier[0], previous=tuple(earlier[1:]))
@@ -132,11 +127,9 @@ def start_canary(
     with _locked_for_change(base, wait_seconds):
         before = bundle.current_pointer(base)
         if version == before.stable:
-            is_latest = f", because it is the latest and there is no {POINTER_FILE}"
-            why = "" if (base / POINTER_FILE).exists() else is_latest
             raise errors.PublishError(
-                f"Release {version} is already stable{why}; expected a different release as "
-                "canary. Promote the release that should be stable first."
+                f"Release {version} is already stable; expected a different release as canary. "
+                "Promote the release that should be stable first."
             )
         bundle.load(base, version).close()
         after = dataclasses.replace(before, canary=version, share=share)
@@ -247,7 +240,7 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
 def _locked_for_change(
     base: pathlib.Path, wait_seconds: float
 ) -> contextlib.AbstractContextManager[None]:
-    # Raises if nothing is published: the directory may be misspelled.
+    # Fails early if nothing is published here; the path is probably wrong.
     bundle.latest(base)
     refusal = errors.PublishError(
         f"Another promotion, rollback or prune of {base} is running. Try again later, or set "

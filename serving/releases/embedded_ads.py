@@ -1,20 +1,11 @@
-"""Embeds and encodes the ads of a release in pieces, from which a killed export resumes.
+"""Embeds and encodes the ads of a release in pieces, into memory-mapped files.
 
-    embeddings.npy     float32 [N, D]
-    ad_features.npy    int32 [N, F]
-    embedded.json      `key` of the ads and models, and the number of `ads` that are finished
-    collection.json    the collection in Milvus, if any, see `index.build_index`
-
-The arrays are memory-mapped, so that a catalog does not have to fit in memory. The caller has read
-the ads: rows appended to the log in the meantime are in the next release.
+A catalog does not have to fit in memory.
 
 Shapes: N ads, D embedding size, F columns of ad features.
 """
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -26,56 +17,31 @@ from serving import errors, index, saved_model
 from serving.releases import models
 from tfrecords import files, terminal
 
-ADS_PER_PIECE = 65_536
-EMBEDDINGS_FILE, FEATURES_FILE = "embeddings.npy", "ad_features.npy"
-_PROGRESS_FILE, _COLLECTION_FILE = "embedded.json", "collection.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddedCatalog:
-    """The ads of a release, memory-mapped.
-
-    Attributes:
-        embeddings: [N, D] float32.
-        features: [N, F] int32.
-        resume_file: Argument `resume_file` of `index.build_index`.
-    """
-
-    embeddings: np.ndarray
-    features: np.ndarray
-    resume_file: pathlib.Path
+_ADS_PER_PIECE = 65_536
 
 
 def embed(
-    directory: pathlib.Path, ad_tower: models.AdTower, ads: pa.Table, model_id: str
-) -> EmbeddedCatalog:
-    """Embeds ads into files, from the first one that an earlier call did not finish.
+    directory: pathlib.Path, ad_tower: models.AdTower, ads: pa.Table
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds ads into files.
 
     Args:
-        directory: Directory of the files. Embeddings of other ads or models are replaced.
+        directory: Existing directory of the files.
         ad_tower: The ad tower.
         ads: N ads with a column for each ad field.
-        model_id: Id of the ad tower, which changes with its weights.
+
+    Returns:
+        Embeddings [N, D] float32 and features [N, F] int32, memory-mapped.
 
     Raises:
         InvalidModelError: The ad tower fails, or returns values that cannot be served.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    progress_file = directory / _PROGRESS_FILE
-    key = _key(ads, model_id)
-    progress = json.loads(progress_file.read_text()) if progress_file.is_file() else {}
-    if progress.get("key") != key:
-        discard(directory)
-        directory.mkdir()
-        progress = {}
-    done: int = progress.get("ads", 0)
-    paths = (directory / EMBEDDINGS_FILE, directory / FEATURES_FILE)
-    arrays = [np.load(path, mmap_mode="r+") for path in paths] if done else []
+    paths = directory / "embeddings.npy", directory / "ad_features.npy"
+    arrays: list[np.ndarray] = []
     for first in terminal.with_progress(
-        range(done, ads.num_rows, ADS_PER_PIECE), "embedding ads", "pieces"
+        range(0, ads.num_rows, _ADS_PER_PIECE), "embedding ads", "pieces"
     ):
-        piece = ads.slice(first, ADS_PER_PIECE)
-        values = _embedded(ad_tower, piece)
+        values = _embedded(ad_tower, ads.slice(first, _ADS_PER_PIECE))
         if not arrays:
             arrays = [
                 files.create_array(path, value.dtype, (ads.num_rows, *value.shape[1:]))
@@ -83,28 +49,10 @@ def embed(
             ]
         for array, value in zip(arrays, values, strict=True):
             array[first : first + len(value)] = value
-            # On disk before the progress file says so.
-            array.flush()
-        files.write_json(progress_file, {"key": key, "ads": first + piece.num_rows}, durable=True)
+    del arrays
     # Mapped again: pages that were written stay in memory otherwise.
     embeddings, features = (np.load(path, mmap_mode="r") for path in paths)
-    return EmbeddedCatalog(embeddings, features, directory / _COLLECTION_FILE)
-
-
-def discard(directory: pathlib.Path) -> None:
-    """Removes the files of an export, and its unfinished collection, if any."""
-    index.drop_unfinished(directory / _COLLECTION_FILE)
-    files.remove(directory)
-
-
-def _key(ads: pa.Table, model_id: str) -> str:
-    digest = hashlib.sha256(model_id.encode())
-    for first in range(0, ads.num_rows, ADS_PER_PIECE):
-        piece = pa.BufferOutputStream()
-        with pa.ipc.new_stream(piece, ads.schema) as writer:
-            writer.write_table(ads.slice(first, ADS_PER_PIECE))
-        digest.update(piece.getvalue())
-    return digest.hexdigest()
+    return embeddings, features
 
 
 def _embedded(ad_tower: models.AdTower, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:

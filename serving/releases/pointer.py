@@ -60,8 +60,7 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
     """Replaces `releases.json` atomically and durably.
 
     Raises:
-        PublishError: The file cannot be written, or may not be on the disk; the message says
-            whether the old one is unchanged.
+        PublishError: The file cannot be written.
     """
     canary = None
     if pointer.canary is not None:
@@ -76,23 +75,10 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
     try:
         files.write_json(path, document, durable=True)
     except OSError as error:
-        reason = error.strerror or error
-        if _is_written(path, document):
-            raise errors.PublishError(
-                f"{path} was changed, but may not be on the disk ({reason}): the change is in "
-                "effect, and a crash of the machine may undo it. Check the disk, and try again."
-            ) from error
         raise errors.PublishError(
-            f"{path} cannot be written ({reason}). Nothing was changed. Check the directory and "
-            "the space on its disk, and try again."
+            f"{path} cannot be written durably ({error}). Check the directory and the space on its "
+            "disk, look at the file, and try again."
         ) from error
-
-
-def _is_written(path: pathlib.Path, document: Any) -> bool:
-    try:
-        return bool(json.loads(path.read_bytes()) == document)
-    except (OSError, ValueError):
-        return False
 
 
 def _parsed(document: Any) -> Pointer | None:

@@ -164,7 +164,7 @@ def _check_embeddings(
     if embeddings.shape != expected.shape:
         raise _mismatch(release, part, f"its shape is {list(embeddings.shape)}")
     difference, allowed = np.abs(embeddings - expected).max(), _tolerance(expected)
-    # Written so that NaN fails.
+    # `not a <= b`, because `a > b` would let NaN pass.
     if not difference <= allowed:
         raise _mismatch(
             release, part, f"embeddings differ by {difference:.2g}; expected at most {allowed:.2g}"

@@ -2,9 +2,9 @@
 
 The parts are written to directories that model servers do not recognize as versions, and then
 renamed, the ranker last. Renaming the manifest completes the release. All content is on disk before
-the first rename, and a publish that fails later removes the directories. Directories without a
-manifest come from a killed publish. The next publish removes them and uses a higher version,
-because a polling model server may already have loaded the interrupted one.
+the first rename. Directories without a manifest come from a publish that failed or was killed. The
+next publish removes them and uses a higher version, because a polling model server may already have
+loaded the interrupted one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from serving import errors, index, manifest
-from serving.releases import embedded_ads, parts, pointer
+from serving.releases import parts, pointer
 from tfrecords import files
 
 _logger = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ def publish(
 
     Args:
         base: Base directory of the bundles. Created if it does not exist.
-        write: Callback that fills the directories, including `write_identity`, and returns the
-            content of the manifest.
+        write: Callback that fills the directories, and returns the content of the manifest.
         wait_seconds: Maximum time to wait for another publish to end.
 
     Returns:
@@ -68,7 +67,6 @@ def publish(
     Raises:
         PublishError: Another publish is running, a part is empty, or writing failed, for example
             because the disk is full.
-        BundleError: The identity of a part differs from the content of the manifest.
     """
     root = pathlib.Path(base)
     root.mkdir(parents=True, exist_ok=True)
@@ -80,9 +78,9 @@ def publish(
         except (OSError, RuntimeError, tf.errors.OpError) as error:
             # TensorFlow, faiss and Arrow raise different exceptions if a disk is full.
             raise errors.PublishError(
-                f"Release {version} cannot be written to {root}: {error}. Nothing "
-                "was published, and earlier releases are unchanged. Free disk space, for example "
-                "with tfrec release --action=prune, and try again."
+                f"Release {version} cannot be written to {root}: {error}. Earlier releases are "
+                "unchanged. Free disk space, for example with tfrec release --action=prune, and "
+                "try again."
             ) from error
 
 
@@ -95,12 +93,9 @@ def _publish(
         try:
             return _commit(root, staged, content)
         except BaseException:
-            # A manifest that could not be taken back still names the collection.
             if not manifest.path_of(root, version).exists():
-                try:
+                with contextlib.suppress(errors.IndexUnavailableError):
                     index.drop_index(content.index)
-                except errors.IndexUnavailableError as error:
-                    _logger.warning("The collection of the release stays: %s", error)
             raise
     finally:
         for part in manifest.PARTS:
@@ -119,12 +114,11 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
     entries = {}
     for part in content.parts:
         directory = getattr(staged, part)
-        parts.check_identity(part, directory, staged.version, content)
         paths = parts.files_under(directory)
         for path, entry in zip(paths, parts.in_threads(parts.describe, paths), strict=True):
             entries[f"{part}/{staged.version}/{path.relative_to(directory).as_posix()}"] = entry
-        if len(paths) < 2:
-            raise errors.PublishError(f"{part}: expected files besides tfrec.json, got none.")
+        if not paths:
+            raise errors.PublishError(f"{part}: expected files, got none.")
     release = manifest.Manifest.create(
         content,
         version=staged.version,
@@ -136,32 +130,13 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
         directory = getattr(staged, part)
         for path in (root, root / part, directory, *directory.rglob("*/")):
             files.sync(path)
-    try:
-        with manifest.writing(root, staged.version, document):
-            # From here on a polling model server may load this version, so it is never reused.
-            files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
-            for part in content.parts:
-                getattr(staged, part).rename(root / part / str(staged.version))
-                files.sync(root / part)
-    except BaseException:
-        _take_back(root, staged)
-        raise
+    with manifest.writing(root, staged.version, document):
+        # From here on a polling model server may load this version, so it is never reused.
+        files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
+        for part in content.parts:
+            getattr(staged, part).rename(root / part / str(staged.version))
+            files.sync(root / part)
     return release
-
-
-def _take_back(root: pathlib.Path, staged: Staged) -> None:
-    """Undoes the renames of a publish that failed, the manifest's first."""
-    try:
-        manifest.path_of(root, staged.version).unlink(missing_ok=True)
-        for part in reversed(manifest.PARTS):
-            directory = root / part / str(staged.version)
-            if directory.exists():
-                directory.rename(getattr(staged, part))
-    except OSError as error:
-        raise errors.PublishError(
-            f"Release {staged.version} of {root} was not published completely, and cannot be "
-            f"removed ({error}). Remove it, so that no model server loads it."
-        ) from error
 
 
 def _used_versions(root: pathlib.Path) -> set[int]:
@@ -201,7 +176,7 @@ def remove_leftovers(root: pathlib.Path) -> None:
         for path in (root / part).glob("*"):
             unfinished = path.name.isdecimal() and path.name not in published
             if unfinished or path.name.startswith(STAGING):
-                _remove_leftover(path, embedded_ads.discard)
+                _remove_leftover(path)
     for path in (root / "manifests").glob(".*"):
         _remove_leftover(path)
     for path in (root / "live").glob("*"):
@@ -209,11 +184,9 @@ def remove_leftovers(root: pathlib.Path) -> None:
             _remove_leftover(path)
 
 
-def _remove_leftover(
-    path: pathlib.Path, remove: Callable[[pathlib.Path], None] = files.remove
-) -> None:
+def _remove_leftover(path: pathlib.Path) -> None:
     try:
-        remove(path)
+        files.remove(path)
     except OSError as error:
         _logger.warning("%s is left over, and cannot be removed (%s). Remove it.", path, error)
 

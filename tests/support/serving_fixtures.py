@@ -259,13 +259,6 @@ class Recipe:
         built = index.build_index(ad_embeddings(self.num_ads), self.index_config, ads=ads)
         built.save(staged.ad_index, ad_features(self.num_ads), ads)
         parts = tuple(part for part in manifest.PARTS if self.heads or part != "ranker")
-        for part in parts:
-            releases.write_identity(
-                part,
-                getattr(staged, part),
-                training_id=self.training_id,
-                dataset_fingerprint="fingerprint-1",
-            )
         return manifest.Content(
             training_id=self.training_id,
             dataset_fingerprint="fingerprint-1",

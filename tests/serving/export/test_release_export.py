@@ -251,7 +251,9 @@ def test_the_query_tower_of_another_training_is_refused(released, data_set, tmp_
         if path.is_file():
             target = tmp_path / path.relative_to(base)
             target.write_bytes(path.read_bytes())
-    with pytest.raises(bundle.errors.BundleError, match=r"query_tower/1 comes from training"):
+    with pytest.raises(
+        bundle.errors.BundleError, match=r"query_tower/1/.*, but the manifest expects"
+    ):
         bundle.load(tmp_path)
 
 

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -17,14 +16,12 @@ SAVED_MODEL = (
     "fingerprint.pb",
     "variables/variables.index",
     "variables/variables.data-00000-of-00001",
-    "assets.extra/tfrec.json",
 )
 FILES = (
     *(f"query_tower/1/{name}" for name in SAVED_MODEL),
     *(f"ad_tower/1/{name}" for name in SAVED_MODEL),
     *(f"ranker/1/{name}" for name in SAVED_MODEL),
     *(f"ad_index/1/{name}" for name in ("index.faiss", "ad_features.npy", "ads.arrow")),
-    "ad_index/1/tfrec.json",
 )
 
 
@@ -55,8 +52,7 @@ def test_a_flipped_byte_in_any_file_is_refused(base, name, place):
     with pytest.raises(errors.BundleError, match=name.split("/")[0]) as caught:
         bundle.load(base)
     assert "Restore" in str(caught.value)
-    if not name.endswith("tfrec.json"):
-        assert name in str(caught.value)
+    assert name in str(caught.value)
 
 
 def test_a_flipped_byte_anywhere_in_the_manifest_is_refused(base):
@@ -68,13 +64,6 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_refused(base):
             bundle.verify(base, 1)
         path.write_bytes(original)
     bundle.verify(base, 1)
-
-
-def test_a_manifest_with_different_whitespace_is_refused(base):
-    path = base / "manifests/1.json"
-    path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
-    with pytest.raises(errors.BundleError, match="bytes have changed"):
-        bundle.verify(base, 1)
 
 
 def test_a_bundle_without_its_manifest_is_refused(base):
@@ -90,34 +79,12 @@ def test_an_empty_or_missing_directory_is_refused(tmp_path):
         bundle.load(tmp_path / "nowhere")
 
 
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
-    """Base directory with a release of another training. Read only."""
-    base = tmp_path_factory.mktemp("foreign")
-    serving_fixtures.publish(base, serving_fixtures.Recipe(seed=7))
-    return base
-
-
-@pytest.mark.parametrize("part", ["query_tower", "ad_tower"])
-def test_a_tower_of_another_training_run_is_refused(base, foreign, part):
-    shutil.rmtree(base / f"{part}/1")
-    shutil.copytree(foreign / f"{part}/1", base / f"{part}/1")
-    with pytest.raises(
-        errors.BundleError,
-        match=f"{part}/1 comes from training training-7, but the manifest expects training-0",
-    ):
+def test_a_tower_of_another_training_run_is_refused(base, tmp_path):
+    serving_fixtures.publish(tmp_path / "foreign", serving_fixtures.Recipe(seed=7))
+    shutil.rmtree(base / "query_tower/1")
+    shutil.copytree(tmp_path / "foreign/query_tower/1", base / "query_tower/1")
+    with pytest.raises(errors.BundleError, match=r"query_tower/1/.*, but the manifest expects"):
         bundle.load(base)
-
-
-def test_a_foreign_query_tower_is_never_published(tiny_base, tmp_path):
-    def write(staged):
-        content = killed.copy_parts(tiny_base, staged)
-        return dataclasses.replace(content, training_id="training-9")
-
-    with pytest.raises(errors.BundleError, match="expects training-9"):
-        publishing.publish(tmp_path, write)
-    assert manifest.versions(tmp_path) == []
-    assert not list((tmp_path / "ranker").iterdir())
 
 
 def test_a_missing_file_is_named(base):
@@ -128,7 +95,7 @@ def test_a_missing_file_is_named(base):
 
 def test_a_missing_part_is_named(base):
     shutil.rmtree(base / "query_tower")
-    with pytest.raises(errors.BundleError, match=r"query_tower/1/assets\.extra/tfrec\.json"):
+    with pytest.raises(errors.BundleError, match=r"query_tower/1/.* is missing"):
         bundle.verify(base, 1)
 
 
@@ -140,8 +107,8 @@ def test_a_truncated_file_is_named_with_its_size(base):
 
 
 def test_an_unlisted_file_is_named(base):
-    (base / "ranker/1/assets.extra/other").write_text("x")
-    with pytest.raises(errors.BundleError, match=r"ranker/1/assets\.extra/other"):
+    (base / "ranker/1/other").write_text("x")
+    with pytest.raises(errors.BundleError, match=r"ranker/1/other"):
         bundle.verify(base, 1)
 
 
@@ -150,7 +117,7 @@ def test_a_file_that_the_system_cannot_read_is_a_problem_of_the_bundle(base, nam
     (base / name).unlink()
     # `open` raises ELOOP, as it would raise EIO.
     (base / name).symlink_to(base / name)
-    with pytest.raises(errors.BundleError, match=r"cannot be read: .*symbolic links"):
+    with pytest.raises(errors.BundleError, match=r"cannot be read.*symbolic links"):
         bundle.load(base, 1)
 
 
@@ -206,7 +173,7 @@ def test_a_failed_write_leaves_nothing(base):
         (staged.ranker / "half").write_text("x")
         raise OSError("disk full")
 
-    with pytest.raises(errors.PublishError, match=r"disk full.*Nothing was published"):
+    with pytest.raises(errors.PublishError, match=r"disk full.*Earlier releases are unchanged"):
         publishing.publish(base, write)
     assert [path.name for path in (base / "ranker").iterdir()] == ["1"]
     assert bundle.latest(base) == 1

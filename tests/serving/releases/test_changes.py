@@ -1,6 +1,5 @@
 """Promotion, rollback, canaries, lists and prunes, including killed ones."""
 
-import contextlib
 import errno
 import json
 import multiprocessing
@@ -9,7 +8,6 @@ import pathlib
 import resource
 import shutil
 import signal
-import stat
 import threading
 import time
 
@@ -74,26 +72,10 @@ def test_a_promotion_that_cannot_be_written_says_so_and_changes_nothing(base, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    message = r"releases.json cannot be written \(No space left on device\). Nothing was changed."
+    message = r"releases.json cannot be written durably \(.*No space left on device"
     with pytest.raises(errors.PublishError, match=message):
         releases.promote(base, 2)
     assert bundle.stable(base) == 1
-
-
-def test_a_promotion_that_may_not_be_on_the_disk_says_that_it_is_in_effect(base, monkeypatch):
-    releases.promote(base, 1)
-    fsync = os.fsync
-
-    def failing(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EIO, "Input/output error")
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing)
-    message = r"was changed, but may not be on the disk \(Input/output error\): .* is in effect"
-    with pytest.raises(errors.PublishError, match=message):
-        releases.promote(base, 2)
-    assert bundle.stable(base) == 2
 
 
 def test_rollbacks_skip_pruned_releases(base):
@@ -106,14 +88,6 @@ def test_rollbacks_skip_pruned_releases(base):
     assert releases.roll_back(base).after.stable == 1
     with pytest.raises(
         errors.BundleNotFoundError, match=r"was stable before 1.* releases: 1, 2\. Promote one"
-    ):
-        releases.roll_back(base)
-
-
-def test_a_rollback_without_a_previous_release_says_how_to_stop_the_canary(base):
-    (base / "releases.json").write_text(document(canary={"version": 2, "share": 0.1}))
-    with pytest.raises(
-        errors.BundleNotFoundError, match=r"canary, release 2, use --action=end_canary\."
     ):
         releases.roll_back(base)
 
@@ -136,18 +110,8 @@ def test_a_canary_is_promoted_ended_or_rolled_back(base):
     assert (rolled_back.stable, rolled_back.canary) == (2, None)
 
 
-def test_a_message_lists_the_latest_of_many_releases(tmp_path):
-    (tmp_path / "manifests").mkdir()
-    for version in range(1, 301):
-        (tmp_path / "manifests" / f"{version}.json").touch()
-    latest = "291, 292, 293, 294, 295, 296, 297, 298, 299, 300"
-    missing = rf"Published versions: 290 earlier ones, {latest}\. If an export"
-    with pytest.raises(errors.BundleNotFoundError, match=missing):
-        releases.promote(tmp_path, 301)
-
-
 def test_a_release_that_cannot_be_served_is_not_promoted(base):
-    missing = r"no published bundle of version 9: .* is missing\. Published versions: 1, 2, 3\. "
+    missing = r"no published bundle of version 9: .* is missing\. Published versions: 1, 2, 3\."
     with pytest.raises(errors.BundleNotFoundError, match=missing):
         releases.promote(base, 9)
     path = base / "ranker/2/saved_model.pb"
@@ -156,9 +120,7 @@ def test_a_release_that_cannot_be_served_is_not_promoted(base):
         with pytest.raises(errors.BundleError, match=r"ranker/2/saved_model\.pb has"):
             step(base, 2)
     assert not (base / release_pointer.POINTER_FILE).exists()
-    with pytest.raises(
-        errors.PublishError, match=r"Release 3 is already stable, because it is the latest"
-    ):
+    with pytest.raises(errors.PublishError, match=r"Release 3 is already stable"):
         releases.start_canary(base, 3, 0.1)
     with pytest.raises(ValueError, match=r"share: expected a number from 0 to 1, got 1\.5"):
         releases.start_canary(base, 2, 1.5)
@@ -380,13 +342,7 @@ def test_a_publish_killed_anywhere_is_complete_or_has_no_effect(base, three):
     assert number > 20
 
 
-def visible(base):
-    """What polling model servers and readers of manifests see."""
-    return {path for name in ("manifests", *manifest.PARTS) for path in (base / name).glob("*")}
-
-
-def test_a_publish_that_fails_anywhere_takes_everything_back(base, three, monkeypatch):
-    before = visible(base)
+def test_a_publish_that_fails_anywhere_leaves_no_half_release(base, three, monkeypatch):
     left = [0]
 
     def counted(operation):
@@ -405,46 +361,18 @@ def test_a_publish_that_fails_anywhere_takes_everything_back(base, three, monkey
     version = publish_copy(base, three)
     num_operations = 1000 - left[0]
     assert num_operations > 40
-    manifest.path_of(base, version).unlink()
     # The last ones rename the parts and the manifest.
     for number in [*range(0, num_operations - 20, 7), *range(num_operations - 20, num_operations)]:
-        left[0] = 1000
-        # A publish does not fail because it cannot remove them.
-        publishing.remove_leftovers(base)
         left[0] = number
         with pytest.raises(errors.PublishError, match="No space left on device"):
             publish_copy(base, three)
-        assert visible(base) - before <= set(base.glob(f"*/{version}*"))
-    left[0] = 1000
-    # Versions that a model server may have seen are not used again.
+        left[0] = 1000
+        for published in manifest.versions(base):
+            bundle.verify(base, published)
+    # Versions that a model server may have seen are not used again, and leftovers are removed.
     assert publish_copy(base, three) > version + 1
-    assert len(manifest.versions(base)) == 4
-
-
-@pytest.mark.parametrize("is_stuck", [True, False])
-def test_a_failed_publish_drops_its_collection_unless_its_manifest_stays(
-    base, three, monkeypatch, is_stuck
-):
-    dropped = []
-    writing, unlink = manifest.writing, pathlib.Path.unlink
-
-    @contextlib.contextmanager
-    def failing_at_the_end(*args):
-        with writing(*args):
-            yield
-        raise OSError(errno.EIO, "Input/output error")
-
-    def stuck(path, missing_ok=False):
-        if is_stuck and path.parent.name == "manifests" and path.stem.isdecimal():
-            raise OSError(errno.EROFS, "Read-only file system")
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(manifest, "writing", failing_at_the_end)
-    monkeypatch.setattr(pathlib.Path, "unlink", stuck)
-    monkeypatch.setattr(publishing.index, "drop_index", dropped.append)
-    with pytest.raises(errors.PublishError):
-        publish_copy(base, three)
-    assert (len(manifest.versions(base)), len(dropped)) == ((4, 0) if is_stuck else (3, 1))
+    published = {str(version) for version in manifest.versions(base)}
+    assert {path.name for path in (base / "ranker").iterdir()} == published
 
 
 @pytest.mark.process
@@ -494,7 +422,7 @@ def publish_on_a_full_disk(base, source):
     # Files may not grow beyond this, as if the disk were full.
     limit = 4_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    match = r"File too large.*Nothing was published.*--action=prune"
+    match = r"File too large.*Earlier releases are unchanged.*--action=prune"
     with pytest.raises(errors.PublishError, match=match):
         publish_copy(base, source)
 

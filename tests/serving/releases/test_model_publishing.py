@@ -364,19 +364,6 @@ def test_a_tower_for_the_weights_of_other_heads_is_used_with_its_default_weights
     np.testing.assert_array_equal(weighted, served.embed(rows))
 
 
-def test_a_tower_whose_signatures_differ_for_the_default_weights_is_refused(refused, tmp_path):
-    module = Function(QUERY_SPECS, embeddings_of)
-    specs = {**QUERY_SPECS, "head_weights": ([None, 2], tf.float32)}
-    module.other = Function(
-        specs, lambda inputs: embeddings_of({**inputs, "age": inputs["age"] + 1})
-    )
-    signatures = {"serving_default": module.serve, "for_weights": module.other.serve}
-    tf.saved_model.save(module, str(tmp_path / "tower"), signatures=signatures)
-    said = refused(errors.InvalidModelError, query_tower=tmp_path / "tower")
-    assert "expected the signature for_weights to return the embeddings [" in said
-    assert "for the default weights [1.0, 1.0]" in said
-
-
 def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
     tower = save_for_weights(tmp_path / "tower", 2, device=None, hour=([None], tf.float32))
     said = refused(errors.InvalidModelError, query_tower=tower)
@@ -465,32 +452,6 @@ def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
             "expected the same outputs for a request in a batch and alone",
         ),
         (
-            # Normalized over the candidates.
-            "ranker",
-            RANKER_SPECS,
-            lambda inputs: {
-                "click_probability": ones(inputs)
-                / tf.reduce_sum(ones(inputs), axis=1, keepdims=True)
-            },
-            "expected the same click_probability of an ad alone, among other candidates and",
-        ),
-        (
-            # As a share of the best one.
-            "ranker",
-            RANKER_SPECS,
-            lambda inputs: {
-                "click_probability": first_ids(inputs)
-                / tf.reduce_max(first_ids(inputs), axis=1, keepdims=True)
-            },
-            "expected the same click_probability of an ad alone",
-        ),
-        (
-            "ranker",
-            RANKER_SPECS,
-            lambda inputs: {"expected_revenue": tf.cumsum(ones(inputs), axis=1)},
-            "in another order, got scores that differ by",
-        ),
-        (
             "ranker",
             RANKER_SPECS,
             lambda inputs: {
@@ -542,19 +503,6 @@ def test_a_model_that_needs_a_field_is_refused_if_no_sample_request_lacks_it(
     sample_requests = [{"age": 40.0}, {"age": 50.0, "country": "CH"}]
     changes = {part: saved, "sample_requests": sample_requests}
     assert message in refused(errors.InvalidModelError, **changes)
-
-
-def test_ads_with_one_embedding_are_warned_of(models, tmp_path, caplog):
-    module = serving_fixtures.AdTowerModule()
-
-    def alike(ads):
-        embeddings = module.serve(ads)["ad_embedding"]
-        return {**module.serve(ads), "ad_embedding": tf.ones_like(embeddings) / 4}
-
-    tower = Function(AD_SPECS, alike)
-    tower.module = module
-    published(tmp_path / "base", models, ad_tower=save(tower, tmp_path / "ad_tower"))
-    assert "ad_tower: the 300 ads that were compared have the same embedding" in caplog.text
 
 
 class Coarse(IndexKind):
