@@ -121,12 +121,8 @@ class RankerDeadlineError(RankerError):
     """The model server did not answer in time."""
 
 
-class RankerBusyError(RankerDeadlineError):
-    """The model server refused the call until the deadline: all of its threads were busy."""
-
-
-class RankerVersionError(RankerError):
-    """The model server does not serve the pinned version."""
+class RankerBusyError(RankerError):
+    """No model server had a free thread for the call."""
 
 
 class RankerReplyError(RankerError):

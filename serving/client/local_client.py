@@ -182,14 +182,15 @@ class LocalClient:
             raise errors.TfrecClientError("The client was closed before the answer.") from error
 
     async def _end(self) -> None:
+        if self._users is not None:
+            # Writes what its users were shown.
+            await self._users.close()
         running = asyncio.all_tasks() - {asyncio.current_task()}
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         if self._service is not None:
             await self._service.close()
-        if self._users is not None:
-            await self._users.close()
 
 
 def _closed() -> errors.TfrecClientError:

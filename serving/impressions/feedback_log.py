@@ -13,7 +13,6 @@ the operating system writes it to the disk within seconds.
 import contextlib
 import io
 import json
-import logging
 import os
 import pathlib
 import threading
@@ -23,14 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving import errors, requests
-
-_logger = logging.getLogger(__name__)
+from serving.health import Health
 
 FEEDBACK_PATTERN = "feedback-*.jsonl"
 # A file that is no longer written can be joined and moved away.
 _SECONDS_PER_FILE = 3600.0
-# A failure is reported as a problem for this long, because the next events may be hours away.
-_PROBLEM_SECONDS = 60.0
+_PART = "event log"
 
 
 class FeedbackLog:
@@ -39,7 +36,7 @@ class FeedbackLog:
     Args:
         directory: Directory for the files; created if it does not exist.
         clock: Returns seconds.
-        observe_problem: Called with whether events cannot be written, after each attempt.
+        health: Where a problem is reported. None: nowhere.
 
     Raises:
         ImpressionLogError: The directory cannot be created.
@@ -49,29 +46,19 @@ class FeedbackLog:
         self,
         directory: str | os.PathLike[str],
         clock: Callable[[], float] = time.monotonic,
-        observe_problem: Callable[[bool], None] = lambda has_problem: None,
+        health: Health | None = None,
     ) -> None:
         self._clock = clock
-        self._observe_problem = observe_problem
+        self._health = health or Health()
         self._directory = pathlib.Path(directory)
         self._lock = threading.Lock()
         self._path: pathlib.Path | None = None
         self._since = 0.0
-        # Why and when the latest events could not be written.
-        self._failure: tuple[str, float] | None = None
         try:
             # The files name users, so only this account can read a new directory.
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(self._directory, error) from error
-
-    @property
-    def problem(self) -> str | None:
-        """Why events could not be written in the last minute; None: the latest events were."""
-        failure = self._failure
-        if failure is None or self._clock() - failure[1] > _PROBLEM_SECONDS:
-            return None
-        return failure[0]
 
     def append(self, events: Sequence[requests.Event]) -> None:
         """Writes events.
@@ -90,15 +77,9 @@ class FeedbackLog:
             try:
                 self._write(lines)
             except errors.ImpressionLogError as error:
-                if self.problem is None:
-                    _logger.error("Events are refused: %s", error)
-                self._failure = str(error), self._clock()
-                self._observe_problem(True)
+                self._health.set(_PART, error)
                 raise
-            if self._failure is not None:
-                _logger.warning("Events are written again.")
-            self._failure = None
-            self._observe_problem(False)
+            self._health.set(_PART, None)
 
     def _write(self, lines: Sequence[str]) -> None:
         content = "".join(lines).encode()

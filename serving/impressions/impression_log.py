@@ -30,12 +30,14 @@ import pyarrow.parquet as pq
 
 from serving import errors, manifest, requests
 from serving.config import ImpressionLogConfig
+from serving.health import Health
 from serving.impressions import impression_rows
 from tfrecords import files
 
 _logger = logging.getLogger(__name__)
 
 FILE_PATTERN = "impressions-*.parquet"
+_PART = "impression log"
 _PARTIAL = ".{}.partial"
 # Rows converted at a time, which takes some milliseconds. Answers wait for the GIL meanwhile.
 _ROWS_PER_BATCH = 400
@@ -83,12 +85,9 @@ class ImpressionLog:
         config: Options. None: the defaults.
         clock: Returns the time in seconds, for the age of rows that are not in a file yet.
         observe: Called with `written` or `dropped` and a number of rows.
-        observe_problem: Called with whether the log cannot be written, after each attempt.
+        health: Where a problem is reported. None: nowhere.
         counts_as_shown: Whether the ads of the answers count as shown to their users, as recorded
             in each file. False: the pages report what they show as events.
-
-    Attributes:
-        problem: Why the log cannot be written. None: it can.
 
     Raises:
         ImpressionLogError: The directory is not writable.
@@ -100,14 +99,14 @@ class ImpressionLog:
         config: ImpressionLogConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[str, int], None] = lambda outcome, rows: None,
-        observe_problem: Callable[[bool], None] = lambda has_problem: None,
+        health: Health | None = None,
         counts_as_shown: bool = True,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
         self._clock = clock
         self._observe = observe
-        self._observe_problem = observe_problem
+        self._health = health or Health()
         self._counts_as_shown = counts_as_shown
         prepare_directory(self.directory)
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
@@ -118,7 +117,6 @@ class ImpressionLog:
         self._dropped_rows = 0
         self._written_rows = 0
         self._num_files = 0
-        self.problem: str | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="impression-log", daemon=True)
         self._thread.start()
@@ -159,7 +157,7 @@ class ImpressionLog:
             "pending_rows": sum(rows.shown_rows + rows.batched_rows for rows in pending),
             "dropped_answers": self._dropped_answers,
             "dropped_rows": self._dropped_rows,
-            "problem": self.problem,
+            "problem": self._health.problem(_PART),
         }
 
     def close(self) -> None:
@@ -199,7 +197,7 @@ class ImpressionLog:
         except Exception as error:
             # The thread must survive any faulty answer.
             self._drop(rows)
-            self._note_problem(error)
+            self._note(error)
 
     def _drop(self, rows: int) -> None:
         self._dropped_rows += rows
@@ -211,7 +209,7 @@ class ImpressionLog:
             try:
                 self._write_file(pending)
             except (OSError, pa.ArrowException) as error:
-                self._note_problem(error)
+                self._note(error)
                 # Unless the log is closing, the latest rows, up to one file, are kept for a retry.
                 keep = self._config.rows_per_file
                 if self._closing.is_set():
@@ -228,24 +226,17 @@ class ImpressionLog:
             self._written_rows += pending.batched_rows
             self._observe("written", pending.batched_rows)
             self._num_files += 1
-            self._note_problem(None)
+            self._health.set(_PART, None)
         del self._pending[pending.release.version]
 
-    def _note_problem(self, error: Exception | None) -> None:
-        problem = None
-        if error is not None:
-            problem = f"The impression log in {self.directory} cannot be written: {_reason(error)}."
-            if isinstance(error, OSError):
-                problem += (
-                    " The latest rows wait in memory. Check the directory, its permissions and the "
-                    "space on its disk; create it again if it was moved."
-                )
-            if problem != self.problem:
-                _logger.error("%s", problem)
-        elif self.problem is not None:
-            _logger.warning("The impression log in %s can be written again.", self.directory)
-        self.problem = problem
-        self._observe_problem(problem is not None)
+    def _note(self, error: Exception) -> None:
+        problem = f"{self.directory} cannot be written: {_reason(error)}."
+        if isinstance(error, OSError):
+            problem += (
+                " The latest rows wait in memory. Check the directory, its permissions and the "
+                "space on its disk; create it again if it was moved."
+            )
+        self._health.set(_PART, problem)
 
     def _write_file(self, pending: _Pending) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

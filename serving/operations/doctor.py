@@ -157,11 +157,9 @@ class ServiceCheck:
                 "It is not ready: its ranker is not verified. GET /readyz says why; see the checks "
                 "of the model server."
             )
-        served = self._client.bundle()
-        states = (served.get(part) or {} for part in ("live", "user_store", "impression_log"))
-        problems = [state["problem"] for state in states if state.get("problem")]
+        problems = self._client.bundle().get("problems") or {}
         if problems:
-            raise CheckFailedError(" ".join(problems))
+            raise CheckFailedError(" ".join(f"{part}: {text}" for part, text in problems.items()))
         return "it is ready"
 
     def serves(self) -> str:
@@ -169,9 +167,10 @@ class ServiceCheck:
         version, served = self._release.version, self._client.bundle()
         roles = _roles(served)
         if version not in roles:
-            refused = f" ({served['refused']})" if served.get("refused") else ""
+            problem = (served.get("problems") or {}).get("releases")
+            reason = f" ({problem})" if problem else ""
             raise CheckFailedError(
-                f"Expected release {version}, got release {', '.join(map(str, roles))}{refused}. "
+                f"Expected release {version}, got release {', '.join(map(str, roles))}{reason}. "
                 f"Run tfrec release --action=promote --version={version}, or check another "
                 "--version; a service with a --version of its own follows no promotion."
             )

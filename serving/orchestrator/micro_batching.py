@@ -38,14 +38,14 @@ class Batcher(Generic[Item, Result]):
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
-        max_running: Callable[[], int],
+        max_running: int,
         can_share: Callable[[Sequence[Item]], bool],
     ) -> None:
         """Creates a batcher.
 
         Args:
             run: Maps items to results, in the same order.
-            max_running: Returns the maximum number of concurrent calls.
+            max_running: Maximum number of concurrent calls.
             can_share: Returns whether items may share a call; the last of them is to join the
                 others.
         """
@@ -74,7 +74,7 @@ class Batcher(Generic[Item, Result]):
             TimeoutError: The item waited longer.
             Exception: `run` raised it for this item.
         """
-        if not self._waiting and self._running < self._max_running():
+        if not self._waiting and self._running < self._max_running:
             self._running += 1
             try:
                 (result,) = await self._run([item])
@@ -94,7 +94,7 @@ class Batcher(Generic[Item, Result]):
 
     def _start(self) -> None:
         """Starts calls for waiting items, up to the maximum number."""
-        while self._waiting and self._running < self._max_running():
+        while self._waiting and self._running < self._max_running:
             members = self._next()
             if members:
                 self._running += 1

@@ -7,7 +7,9 @@ Shapes: B requests that share a call, C candidates.
 """
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -15,6 +17,7 @@ from typing import Any
 
 from serving import errors, live, ranker, releases
 from serving.config import OrchestratorConfig
+from serving.health import Health
 from serving.impressions import ImpressionLog
 from serving.orchestrator import (
     admission,
@@ -40,6 +43,8 @@ from serving.requests import (
 # Answers with more ads, 2 ms of work, are composed in a thread, because the event loop has other
 # requests to answer.
 _MAX_INLINE_ADS = 100
+# Part of `Health`.
+_LIVE = "live updates"
 
 
 class Orchestrator:
@@ -51,12 +56,13 @@ class Orchestrator:
     def __init__(
         self,
         release: releases.Bundle,
-        client: ranker.Scorer | ranker.Endpoints | None,
+        client: ranker.Scorer | None,
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
         admitting: admission.Admission | None = None,
         users: user_data.UserData | None = None,
+        health: Health | None = None,
         clock: Callable[[], float] = time.perf_counter,
         updates: live.UpdateChannel | None = None,
     ) -> None:
@@ -64,14 +70,15 @@ class Orchestrator:
 
         Args:
             release: Loaded release bundle.
-            client: Client of a server that serves the release's ranker, or the endpoints of
-                several. None: the release has no ranker, and ads are in retrieval order.
+            client: Client of the release's ranker. None: the release has no ranker, and ads are in
+                retrieval order.
             config: Options. None: the defaults.
             metrics: Metrics to update. None: new ones.
             impressions: Impression log to record answers in; the caller closes it. None: no log.
             admitting: Admission control, which releases in a process share. None: a new one.
             users: User store, which releases in a process share; the caller closes it. None: only
                 the request itself describes the user.
+            health: Where problems are reported, which releases in a process share. None: a new one.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
             updates: Channel of live updates of other hosts, which the orchestrator closes. None:
@@ -97,19 +104,14 @@ class Orchestrator:
         self.release = release
         self._clock = clock
         self.live = live.LiveIndex(release, channel=updates)
-        self._client = client
         self.impressions = impressions
         self.metrics = metrics or service_metrics.ServiceMetrics()
+        self.health = health or Health(self.metrics.observe_problem)
         self._ranker = None
         self._ranking = None
         if client is not None:
-            self._ranker = ranker.Replicas(
-                release,
-                client,
-                clock,
-                self.metrics.ranker_calls(release.version),
-                self._observe_ranker,
-            )
+            count = functools.partial(self.metrics.count_ranker_call, release.version)
+            self._ranker = ranker.VerifiedRanker(release, client, self.health, clock, count)
             self._ranking = ranking_stage.RankingStage(
                 self._ranker,
                 release.manifest.outputs,
@@ -144,9 +146,7 @@ class Orchestrator:
             self.config.requests_per_call,
         )
         self._composing = futures.ThreadPoolExecutor(1, thread_name_prefix="composing")
-        self._observed_live: tuple[bool, int, int] | None = None
-        self._observed_replicas: dict[str, bool] = {}
-        self.metrics.begin(release.version)
+        self._observed_live: tuple[str | None, int] | None = None
         self._observe_live()
         self.live.follow()
 
@@ -155,21 +155,8 @@ class Orchestrator:
         """Why the service cannot give ranked answers, or None if it is ready."""
         return None if self._ranker is None else self._ranker.not_ready
 
-    @property
-    def problem(self) -> str | None:
-        """Why recent answers were degraded, lack live updates or users, or are not logged."""
-        problems = [
-            None if self._ranker is None else self._ranker.problem,
-            self.live.problem,
-            None if self.users is None else self.users.problem,
-            None if self.impressions is None else self.impressions.problem,
-        ]
-        return " ".join(filter(None, problems)) or None
-
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:
-        """Verifies that the ranker, if any, reproduces the bundle's probes, if not done yet.
-
-        Of several replicas, one is enough.
+        """Verifies that the ranker, if any, reproduces the bundle's probes.
 
         Args:
             timeout_seconds: Timeout in seconds.
@@ -181,21 +168,16 @@ class Orchestrator:
         if self._ranker is not None:
             await self._ranker.verify(timeout_seconds)
 
-    @property
-    def ranker_behind(self) -> str | None:
-        """Why a replica of the ranker does not serve the release yet, or None."""
-        return None if self._ranker is None else self._ranker.behind
-
     async def observe(self) -> None:
-        """Applies new live updates and records the state of both stages, as each request does.
+        """Applies new live updates, and calls the ranker if it failed.
 
         Otherwise a service without requests would report an old state.
         """
         await asyncio.to_thread(self.live.refresh)
         self._observe_live()
-        if self._ranker is not None:
-            self._ranker.check_unhealthy()
-            self._observe_ranker()
+        if self._ranker is not None and self._ranker.problem is not None:
+            with contextlib.suppress(errors.RankerError):
+                await self._ranker.verify()
 
     def check(self, request: Request) -> ValidRequest:
         """Checks a request against the release.
@@ -238,7 +220,7 @@ class Orchestrator:
         deadline = Deadline(milliseconds, started, self._clock)
         with self.admission.admitted(deadline, self.num_ads(valid)):
             if self._user_stage is not None:
-                (valid,) = await self._user_stage.fill([valid], deadline)
+                valid = await self._user_stage.fill(valid, deadline)
             found = await self._retrieval.find(valid, self._num_candidates(valid), deadline)
             ranked = await self._rank(found, valid.k, deadline)
             answer = await self._compose(valid, found, ranked, deadline)
@@ -255,9 +237,9 @@ class Orchestrator:
         if self._ranker is not None:
             await self._ranker.close()
         self.live.close()
+        self.health.set(_LIVE, None, self.release.version)
         self._retrieval.close()
         self._composing.shutdown(wait=False)
-        self.metrics.end(self.release.version)
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
@@ -270,24 +252,15 @@ class Orchestrator:
             return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
-        self._observe_ranker()
         milliseconds = (self._clock() - started) * 1000
         return dataclasses.replace(ranked, milliseconds=milliseconds)
 
-    def _observe_ranker(self) -> None:
-        if self._ranker is None:
-            return
-        self.metrics.observe_breaker(self.release.version, self._ranker.is_paused)
-        states = self._ranker.states()
-        if states != self._observed_replicas:
-            self._observed_replicas = states
-            self.metrics.observe_replicas(self.release.version, states)
-
     def _observe_live(self) -> None:
-        state = (self.live.problem is not None, self.live.cut_bytes, self.live.num_updates)
+        state = self.live.problem, self.live.num_updates
         if state != self._observed_live:
             self._observed_live = state
-            self.metrics.observe_live(self.release.version, *state)
+            self.health.set(_LIVE, self.live.problem, self.release.version)
+            self.metrics.observe_live(self.release.version, self.live.num_updates)
 
     async def _compose(
         self,

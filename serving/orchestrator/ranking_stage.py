@@ -4,9 +4,8 @@
     time for some                    it scores the best by retrieval; how many follows from the
                                      latency of recent calls and the number of waiting requests
     all calls are taken              waiting requests with similar deadlines share the next call
-    the ranker has no free thread    another replica is called, or the same again until the deadline
-    the ranker ends during a call    another replica is called, or the next server at its address
-    the call fails otherwise         it is retried once with half of the candidates; a call for
+    the ranker is busy or restarts   gRPC calls the next server of the address
+    the ranker rejects the call      it is retried once with half of the candidates; a call for
                                      several requests is made for each of them
     a score is not finite            the candidate counts as worthless, and the answer names it
     late, failing, or breaker open   no scores; the caller keeps retrieval order
@@ -23,7 +22,7 @@ import numpy as np
 from serving import errors, requests
 from serving.config import RankingConfig
 from serving.orchestrator import candidates, micro_batching
-from serving.ranker import Pace, Replicas
+from serving.ranker import Pace, VerifiedRanker
 from tfrecords import terminal
 
 _NOT_FINITE = "The ranker's {} is NaN or infinite; expected a finite number."
@@ -59,11 +58,11 @@ class _Call:
 
 
 class RankingStage:
-    """Calls the replicas of a ranker. Not thread-safe: use it from one event loop."""
+    """Calls a ranker within deadlines. Not thread-safe: use it from one event loop."""
 
     def __init__(
         self,
-        ranker: Replicas,
+        ranker: VerifiedRanker,
         outputs: Mapping[str, str],
         config: RankingConfig,
         requests_per_call: int,
@@ -72,7 +71,7 @@ class RankingStage:
         """Creates the stage.
 
         Args:
-            ranker: Replicas of the ranker.
+            ranker: Ranker of the release.
             outputs: Output name of the ranker for each head.
             config: Options.
             requests_per_call: Maximum number of requests that share a call.
@@ -85,7 +84,7 @@ class RankingStage:
         self._pace = Pace()
         self._requests_per_call = requests_per_call
         self._batcher = micro_batching.Batcher(
-            self._rank_together, max_running=self._max_calls, can_share=self._can_share
+            self._rank_together, max_running=self._config.max_calls, can_share=self._can_share
         )
 
     async def rank(
@@ -153,15 +152,12 @@ class RankingStage:
             try:
                 outputs = await self._call(group, count, remaining_ms)
             except errors.RankerError as error:
-                # Calls have no side effects, so a retry is safe. It is pointless after a late
-                # call, which has used up the time, or if the server serves a different model.
+                # The call may have been too large. gRPC has retried what the server refused.
                 is_rejected = isinstance(error, errors.RankerReplyError)
-                can_retry = is_rejected or isinstance(error, errors.RankerUnavailableError)
                 half = max(min_count, found // 2)
-                can_retry = can_retry and not self._ranker.is_paused
                 # One of several requests may be at fault, so each is ranked alone.
-                needs_split = is_rejected and num_requests > 1
-                if max_count < found or half == found or not can_retry or needs_split:
+                can_retry = is_rejected and num_requests == 1
+                if max_count < found or half == found or not can_retry:
                     return Ranking(None, str(error), is_rejected=is_rejected)
                 max_count = half
                 continue
@@ -174,7 +170,7 @@ class RankingStage:
 
         Waiting requests must also be ranked before their deadlines.
         """
-        together = self._max_calls() * num_requests
+        together = self._config.max_calls * num_requests
         return remaining_ms * together / (together + self._batcher.num_waiting)
 
     async def _call(
@@ -213,9 +209,6 @@ class RankingStage:
 
     def _time_for_ranking(self, deadline: requests.Deadline) -> float:
         return deadline.remaining_ms() - self._config.reserve_ms
-
-    def _max_calls(self) -> int:
-        return self._config.max_calls * self._ranker.num_healthy
 
 
 def _earliest(calls: Sequence[_Call]) -> requests.Deadline:

@@ -45,7 +45,7 @@ class RetrievalStage:
         self._executor = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="retrieval")
         self._batcher = micro_batching.Batcher(
             self._in_a_thread,
-            max_running=lambda: num_threads,
+            max_running=num_threads,
             can_share=lambda calls: len(calls) <= requests_per_call,
         )
 

@@ -1,4 +1,4 @@
-"""The user stage: completes requests with the stored data of their users.
+"""The user stage: completes a request with the stored data of its user.
 
 Profile and histories fill in the fields that are missing in the request; the events also count
 toward the frequency caps that the request has no counts for.
@@ -8,7 +8,7 @@ import asyncio
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from serving import errors, live, manifest, requests
@@ -16,8 +16,6 @@ from serving.orchestrator import user_data
 from serving.users import User
 from tfrecords import histories, schema
 from tfrecords.schema import IMPRESSION
-
-_UNKNOWN_USER = User()
 
 
 class UserStage:
@@ -62,35 +60,30 @@ class UserStage:
                 )
 
     async def fill(
-        self, valids: Sequence[requests.ValidRequest], deadline: requests.Deadline
-    ) -> list[requests.ValidRequest]:
-        """Returns the requests completed with the stored data of their users."""
-        positions = [at for at, valid in enumerate(valids) if valid.user_id is not None]
-        if not positions:
-            return list(valids)
-        identified = [valids[at] for at in positions]
+        self, valid: requests.ValidRequest, deadline: requests.Deadline
+    ) -> requests.ValidRequest:
+        """Returns the request completed with the stored data of its user."""
+        if valid.user_id is None:
+            return valid
         now = self._data.now()
-        counted = {cap.kind for valid in identified for cap in valid.uncounted_caps}
         read = await self._data.read(
-            [valid.user_id or "" for valid in identified],
-            self._lists_impressions or IMPRESSION in counted,
+            valid.user_id,
+            self._lists_impressions or any(cap.kind == IMPRESSION for cap in valid.uncounted_caps),
             now,
             min(self._data.config.read_timeout_ms, deadline.remaining_ms()),
         )
-        known, problem = read.users or [_UNKNOWN_USER] * len(identified), read.problem
-        try:
-            values = await self._values(identified, known, deadline)
-        except TimeoutError:
-            known, problem, values = [_UNKNOWN_USER] * len(identified), user_data.LATE, {}
-        filled = list(valids)
-        for at, valid, user in zip(positions, identified, known, strict=True):
-            state = problem or (user_data.FOUND if user.is_known else user_data.UNKNOWN)
-            if user.is_known:
+        user, state = read.user, read.problem or user_data.UNKNOWN
+        if user is not None and user.is_known:
+            try:
+                values = await self._values(valid, user, deadline)
+            except TimeoutError:
+                state = user_data.LATE
+            else:
+                state = user_data.FOUND
                 stored = {**user.profile, **self._raw_histories(valid, user, now, values)}
                 counts = functools.partial(_counts, user, now, values)
                 valid = self._validator.with_user(valid, stored, counts)
-            filled[at] = dataclasses.replace(valid, user_data=state, user_ms=read.milliseconds)
-        return filled
+        return dataclasses.replace(valid, user_data=state, user_ms=read.milliseconds)
 
     def _raw_histories(
         self,
@@ -124,17 +117,14 @@ class UserStage:
         return raw
 
     async def _values(
-        self,
-        identified: Sequence[requests.ValidRequest],
-        known: Sequence[User],
-        deadline: requests.Deadline,
+        self, valid: requests.ValidRequest, user: User, deadline: requests.Deadline
     ) -> Mapping[str, Mapping[str, list[str]]]:
         """Returns field -> ad id -> values, for the fields that events are listed or counted by."""
-        capped = {cap.field for valid in identified for cap in valid.uncounted_caps}
+        capped = {cap.field for cap in valid.uncounted_caps}
         fields = sorted({*self._listed, *(field for field in capped if field is not None)})
         if not fields:
             return {}
-        ad_ids = {e.ad_id for user in known for e in (*user.actions, *user.impressions)}
+        ad_ids = {event.ad_id for event in (*user.actions, *user.impressions)}
         # The first lookup builds a table of all ads; a late one continues for the next request.
         looking_up = asyncio.to_thread(self._catalog.view().values, sorted(ad_ids), fields)
         return await asyncio.wait_for(looking_up, deadline.remaining_ms() / 1000)

@@ -49,16 +49,11 @@ class LocalRanker:
             os.cpu_count() or 1, thread_name_prefix="ranker"
         )
 
-    def connection(self) -> int:
-        """Returns 1, because the model never changes."""
-        return 1
-
     async def predict(
         self,
         columns: requests.Columns,
         ad_features: np.ndarray,
         timeout_seconds: float,
-        wait_if_busy: bool = True,
     ) -> dict[str, np.ndarray]:
         """Scores candidates; see `RankerClient.predict`.
 
@@ -76,9 +71,6 @@ class LocalRanker:
                 "The ranker of this process did not answer within "
                 f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             ) from error
-
-    async def connected(self, timeout_seconds: float) -> None:
-        """Returns at once."""
 
     async def close(self) -> None:
         """Waits for running calls, and frees the model."""

@@ -4,9 +4,10 @@ Shapes: B requests, C candidates, F columns of ad features, L values of the long
 """
 
 import asyncio
+import ipaddress
+import json
 import math
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import grpc
 import numpy as np
@@ -15,19 +16,42 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import errors, model_config, requests
 
+# Calls alternate between the servers of an address. A call that a server refuses is made again, by
+# the next one if there are several: UNAVAILABLE, it stopped; RESOURCE_EXHAUSTED, it has no free
+# thread; NOT_FOUND, it has not loaded the version yet.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": "tensorflow.serving.PredictionService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.005s",
+                "maxBackoff": "0.05s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "NOT_FOUND"],
+            },
+        }
+    ],
+}
 _OPTIONS = (
-    # 500 candidates with 40 features fit into gRPC's default of 4 MB; a batch does not.
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A TXT record of the name must not replace the configuration above.
+    ("grpc.service_config_disable_resolution", 1),
+    # 500 candidates with 40 features fit into gRPC's default of 4 MB; more candidates may not.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Reconnects to a restarted server within a second; the default is up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # gRPC looks a name up again after a connection is lost, by default at most every 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # With keepalive, unacknowledged data ends a dead connection after the timeout. Idle
     # connections are not pinged, because servers disconnect clients that do.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 2_000),
-    # Each client in a process has its own connection and backoff.
+    # Each client in a process has its own connections and backoff.
     ("grpc.use_local_subchannel_pool", 1),
     # A host's http_proxy is for the web. The ranker is on a private network, or on this host.
     ("grpc.enable_http_proxy", 0),
@@ -35,44 +59,73 @@ _OPTIONS = (
 # RESOURCE_EXHAUSTED for the size of a call rather than for the number of calls: a gRPC message or
 # the memory of a GPU. The status has no other field that tells them apart.
 _TOO_LARGE = ("larger than max", "OOM", "Out of memory")
-_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
 _FLOAT_BYTES = 4
-# Time for the watcher of a closed channel to end.
-_WATCHER_END_SECONDS = 0.1
+_TARGETS = ("dns:", "ipv4:", "ipv6:", "unix:")
+
+
+def target(address: str) -> str:
+    """Returns gRPC's target for an address.
+
+    Args:
+        address: `HOST:PORT`, whose addresses in DNS are all used; several `IP:PORT` separated by
+            commas; or a target of gRPC.
+
+    Raises:
+        ValueError: The address has another form.
+    """
+    if address.startswith(_TARGETS):
+        return address
+    parts = [part.strip() for part in address.split(",")]
+    hosts = []
+    for part in parts:
+        host, _, port = part.rpartition(":")
+        if not host or "/" in host or (":" in host and host[0] + host[-1] != "[]"):
+            host = ""
+        if not host or not port.isdecimal() or int(port) > 65_535:
+            raise ValueError(
+                f"The address of the model server has {part!r}; expected HOST:PORT of its gRPC "
+                "server, several IP:PORT separated by commas, or dns:///NAME:PORT; an IPv6 address "
+                "is in brackets."
+            )
+        hosts.append(host.strip("[]"))
+    if len(parts) == 1:
+        return f"dns:///{address}"
+    try:
+        versions = {ipaddress.ip_address(host).version for host in hosts}
+    except ValueError as error:
+        raise ValueError(
+            f"Several model servers need IP addresses of one kind, got {address}: {error}. Give "
+            "one name that DNS resolves to all of them, or their IP addresses."
+        ) from error
+    if len(versions) > 1:
+        raise ValueError(f"Several model servers need IP addresses of one kind, got {address}.")
+    return f"ipv{versions.pop()}:{','.join(parts)}"
 
 
 class RankerClient:
-    """Calls a pinned version of the ranker on a model server.
+    """Calls a pinned version of the ranker on one or several model servers.
 
-    The channel belongs to the event loop that created it. Another loop gets a new channel.
+    The channel belongs to the event loop of the first call. Another loop gets a new channel.
 
     Attributes:
-        address: `host:port` of the gRPC server, or another target of gRPC, such as
-            `ipv4:10.0.0.1:8500,10.0.0.2:8500`: the next server is called when one ends.
+        address: Address of the servers; see `target`.
         version: Release version, sent with each request and checked in each reply.
     """
 
     def __init__(self, address: str, *, version: int, outputs: Iterable[str]) -> None:
+        """Creates a client, which connects with its first call.
+
+        Raises:
+            ValueError: The address is not valid.
+        """
         self.address = address
         self.version = version
+        self._target = target(address)
         self._outputs = tuple(outputs)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection = 0
-
-    def connection(self) -> int:
-        """Returns a number that changes when the client reconnects, perhaps to another server.
-
-        Call it in the event loop.
-        """
-        self._connect()
-        return self._connection
 
     async def predict(
-        self,
-        columns: requests.Columns,
-        ad_features: np.ndarray,
-        timeout_seconds: float,
-        wait_if_busy: bool = True,
+        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
         """Scores candidates.
 
@@ -80,16 +133,14 @@ class RankerClient:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
             ad_features: [B, C, F] int32.
             timeout_seconds: Timeout of the call.
-            wait_if_busy: Whether to retry, until the timeout, if the server has no free thread.
 
         Returns:
             Output -> [B, C] float32, finite.
 
         Raises:
-            RankerUnavailableError: The server cannot be reached.
+            RankerUnavailableError: No server can be reached, or none serves the version.
             RankerDeadlineError: The call timed out.
-            RankerBusyError: The server had no free thread, until the timeout if it was waited for.
-            RankerVersionError: The server does not serve the version.
+            RankerBusyError: No server had a free thread.
             RankerMismatchError: The reply comes from another version.
             RankerReplyError: The server rejected the call, or the reply is invalid.
         """
@@ -97,8 +148,7 @@ class RankerClient:
         if 0 in shape:
             # TensorFlow Serving with batching never answers an empty batch.
             return {name: np.empty(shape, np.float32) for name in self._outputs}
-        request = self._request(columns, ad_features)
-        reply = await self._reply(request, timeout_seconds, wait_if_busy)
+        reply = await self._reply(self._request(columns, ad_features), timeout_seconds)
         if reply is None:
             raise errors.RankerReplyError(
                 f"The reply of the server at {self.address} is not a PredictResponse."
@@ -110,102 +160,31 @@ class RankerClient:
             )
         return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
 
-    async def connected(self, timeout_seconds: float) -> None:
-        """Waits for a connection.
-
-        Raises:
-            RankerUnavailableError: No connection was made within the timeout, or the client is
-                closed.
-        """
-        self._connect()
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._channel.channel_ready()
-        except grpc.aio.UsageError as error:
-            raise self._closed(error) from error
-        except TimeoutError as error:
-            raise errors.RankerUnavailableError(
-                f"The ranker at {self.address} is not available: no connection within "
-                f"{requests.milliseconds_text(timeout_seconds * 1000)}."
-            ) from error
-
-    async def close(self, grace_seconds: float | None = None) -> None:
-        """Closes the channel of this event loop, for good.
-
-        Later calls, and those in flight that do not end in time, raise `RankerUnavailableError`.
-
-        Args:
-            grace_seconds: Time for the calls in flight. None: they end at once.
-        """
+    async def close(self) -> None:
+        """Closes the channel; calls in flight and later ones raise `RankerUnavailableError`."""
         if self._loop is asyncio.get_running_loop():
-            await self._channel.close(grace_seconds)
-            # Closing usually ends the watcher. Its last event should find the loop running.
-            await asyncio.wait({self._watcher}, timeout=_WATCHER_END_SECONDS)
-            self._watcher.cancel()
-
-    def _connect(self) -> prediction_service_pb2_grpc.PredictionServiceStub:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._connection += 1
-            self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
-            self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-            self._watcher = loop.create_task(self._watch(self._channel))
-            self._loop = loop
-        return self._stub
-
-    async def _watch(self, channel: grpc.aio.Channel) -> None:
-        state = channel.get_state()
-        while state is not grpc.ChannelConnectivity.SHUTDOWN:
-            try:
-                await channel.wait_for_state_change(state)
-            except grpc.aio.UsageError:
-                return  # The client is being closed, and calls in flight still have time.
-            if state is grpc.ChannelConnectivity.READY:
-                self._connection += 1
-            state = channel.get_state()
+            await self._channel.close()
 
     async def _reply(
-        self, request: predict_pb2.PredictRequest, timeout_seconds: float, wait_if_busy: bool
+        self, request: predict_pb2.PredictRequest, timeout_seconds: float
     ) -> predict_pb2.PredictResponse | None:
-        """Calls the server, and again after a pause while it has no free thread.
-
-        Returns:
-            The reply; None if it is another message.
-        """
-        stub = self._connect()
+        """Returns the reply; None if it is another message."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + timeout_seconds
-        refused = False
-        waits = pauses()
-        while True:
-            pause = next(waits)
-            try:
-                return await stub.Predict(request, timeout=end - loop.time())
-            except grpc.aio.UsageError as error:
-                # The server has left DNS, and the call waited for a free thread.
-                raise self._closed(error) from error
-            except asyncio.CancelledError as error:
-                # `close` cancels the call, but not the task that waits for it.
-                if asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                    raise
-                raise self._closed("Channel is closed.") from error
-            except grpc.aio.AioRpcError as error:
-                is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                is_busy = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not any(
-                    words in str(error.details()) for words in _TOO_LARGE
-                )
-                can_wait = wait_if_busy and loop.time() + pause < end
-                if (is_busy and not can_wait) or (is_late and refused):
-                    allowed = requests.milliseconds_text(timeout_seconds * 1000)
-                    within = f" within {allowed}" if wait_if_busy else ""
-                    raise errors.RankerBusyError(
-                        f"The ranker at {self.address} had no free thread{within}. Raise its "
-                        "--grpc_max_threads."
-                    ) from error
-                if not is_busy:
-                    raise self._mapped(error, timeout_seconds) from error
-            refused = True
-            await asyncio.sleep(pause)
+        if self._loop is not loop:
+            self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+            self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+            self._loop = loop
+        try:
+            return await self._stub.Predict(request, timeout=timeout_seconds)
+        except grpc.aio.UsageError as error:
+            raise self._unavailable("channel is closed") from error
+        except asyncio.CancelledError as error:
+            # `close` cancels the call, but not the task that waits for it.
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise
+            raise self._unavailable("channel is closed") from error
+        except grpc.aio.AioRpcError as error:
+            raise self._mapped(error, timeout_seconds) from error
 
     def _request(
         self, columns: requests.Columns, ad_features: np.ndarray
@@ -225,15 +204,14 @@ class RankerClient:
         _encode(request.inputs["ad_features"], types_pb2.DT_INT32, ad_features)
         return request
 
-    def _closed(self, reason: object) -> errors.RankerUnavailableError:
+    def _unavailable(self, reason: object) -> errors.RankerUnavailableError:
         return errors.RankerUnavailableError(
-            f"The ranker at {self.address} is not available: {reason}"
+            f"The ranker at {self.address} is not available: {reason}."
         )
 
     def _mapped(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> errors.RankerError:
         status = error.code()
-        # A sentence, since the problems of several replicas are joined.
-        details = f"{(error.details() or status.name).rstrip('.')}."
+        details = (error.details() or status.name).rstrip(".")
         server = f"The ranker at {self.address}"
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.RankerDeadlineError(
@@ -241,23 +219,17 @@ class RankerClient:
                 f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             )
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return errors.RankerUnavailableError(f"{server} is not available: {details}")
+            return self._unavailable(details)
         if status is grpc.StatusCode.NOT_FOUND:
-            return errors.RankerVersionError(
-                f"{server} does not serve {model_config.RANKER} version {self.version}: {details}"
+            return errors.RankerUnavailableError(
+                f"{server} does not serve {model_config.RANKER} version {self.version}: {details}."
             )
-        return errors.RankerReplyError(f"{server} rejected the call: {status.name}: {details}")
-
-
-def pauses() -> Iterator[float]:
-    """Yields pauses before retries in seconds: exponential backoff with jitter, up to 50 ms.
-
-    References: M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015.
-    """
-    longest = _FIRST_PAUSE_SECONDS
-    while True:
-        yield longest * random.uniform(0.5, 1.0)
-        longest = min(2 * longest, _MAX_PAUSE_SECONDS)
+        is_too_large = any(words in details for words in _TOO_LARGE)
+        if status is grpc.StatusCode.RESOURCE_EXHAUSTED and not is_too_large:
+            return errors.RankerBusyError(
+                f"{server} had no free thread: {details}. Raise its --grpc_max_threads."
+            )
+        return errors.RankerReplyError(f"{server} rejected the call: {status.name}: {details}.")
 
 
 def _encode(tensor: tensor_pb2.TensorProto, dtype: int, values: np.ndarray) -> None:

@@ -1,91 +1,111 @@
 """A ranker whose scores are used only after it has reproduced the bundle's probes."""
 
 import asyncio
-import logging
 import time
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 
 from serving import errors, releases, requests
+from serving.circuit_breaker import CircuitBreaker
+from serving.health import Health
 from serving.ranker import local_ranker, ranker_client
 
-_logger = logging.getLogger(__name__)
+PART = "ranker"
 _PROBE_TIMEOUT_SECONDS = 5.0
-# Time before a server that failed its probes is checked again.
+# Time in which a ranker that failed its probes is not asked again.
 _RECHECK_SECONDS = 1.0
-# Time in which a call whose server ended may reach another one. It is short, because a call that
-# waits keeps others from failing fast.
-_RECONNECT_SECONDS = 0.25
 
-
-# A ranker on a model server, or in this process; both have the same methods.
+# A ranker on model servers, or in this process; both have the same methods.
 Scorer: TypeAlias = ranker_client.RankerClient | local_ranker.LocalRanker
 
 
-class VerifiedRanker:
-    """Calls a server after verifying that it serves this bundle's ranker.
+def connect(release: releases.Bundle, address: str) -> ranker_client.RankerClient | None:
+    """Returns a client for the ranker of a release, or None if it has none.
 
-    The server is verified again after each reconnect, because another one may have replaced it.
+    Args:
+        release: Loaded release.
+        address: Address of the model servers; see `target`.
+
+    Raises:
+        ValueError: The address is not valid.
+    """
+    if not release.manifest.has_ranker:
+        return None
+    outputs = release.manifest.outputs.values()
+    return ranker_client.RankerClient(address, version=release.version, outputs=outputs)
+
+
+class VerifiedRanker:
+    """Calls a ranker once it has reproduced the probes, unless it fails repeatedly.
+
+    Not thread-safe: use it from one event loop.
+
+    Args:
+        release: Loaded release.
+        client: Client of its ranker.
+        health: Where problems of the ranker are reported.
+        clock: Returns the time in seconds, for the circuit breaker.
+        count: Called after each call with its outcome: `ok`, `late`, `busy` or `failed`.
     """
 
-    def __init__(self, release: releases.Bundle, client: Scorer) -> None:
+    def __init__(
+        self,
+        release: releases.Bundle,
+        client: Scorer,
+        health: Health,
+        clock: Callable[[], float] = time.monotonic,
+        count: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
         self._manifest = release.manifest
         self._client = client
+        self._health = health
+        self._count = count
         self._columns = releases.query_columns(release.manifest)
         self._features = release.ad_index.features(releases.candidate_rows(release.manifest))
-        self._verified_at: int | None = None
-        self._ever_verified = False
+        self._breaker = CircuitBreaker(clock)
+        self._is_verified = False
         self._problem: errors.RankerError | None = None
-        self._next_check = 0.0
-        self._check: asyncio.Task[None] | None = None
+        self._recheck_at = 0.0
+        self._check: asyncio.Task[errors.RankerError | None] | None = None
 
     @property
     def problem(self) -> str | None:
         """Why the last call returned no scores, or None."""
-        return str(self._problem) if self._problem else None
+        return None if self._problem is None else str(self._problem)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the ranker is not called, because it failed repeatedly."""
+        return self._breaker.is_open
 
     @property
     def not_ready(self) -> str | None:
-        """The reason not to route traffic here (never verified, or another model), or None.
+        """Why the service should get no traffic: the ranker was never verified. None: it was.
 
-        A ranker that was verified and then became unavailable is not a reason: answers in retrieval
-        order are better than none.
+        A verified ranker that became unavailable is no reason: answers in retrieval order are
+        better than none.
         """
-        if isinstance(self._problem, errors.RankerMismatchError) or not self._ever_verified:
-            return self.problem or "The ranker has not been verified yet."
-        return None
+        if self._is_verified:
+            return None
+        return self.problem or "The ranker has not been verified yet."
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether the server has answered that it does not serve the version."""
-        return isinstance(self._problem, errors.RankerVersionError)
-
-    @property
-    def is_verified(self) -> bool:
-        """Whether the server behind the current connection has reproduced the probes."""
-        return self._verified_at is not None and (self._verified_at == self._client.connection())
-
-    async def verify(
-        self, timeout_seconds: float = _PROBE_TIMEOUT_SECONDS, again: bool = False
-    ) -> None:
-        """Verifies that the server reproduces the probes, once per connection.
+    async def verify(self, timeout_seconds: float = _PROBE_TIMEOUT_SECONDS) -> None:
+        """Runs the probes. If they pass, the ranker is called from now on.
 
         Args:
-            timeout_seconds: Time to wait for the check.
-            again: Whether to check a server that is verified, to see if it still answers.
+            timeout_seconds: Time to wait for the probes.
 
         Raises:
-            RankerMismatchError: The server serves another model.
-            RankerDeadlineError: The check did not finish in time. It continues in the background.
+            RankerMismatchError: The ranker is another model.
+            RankerDeadlineError: The probes took longer. They continue in the background.
             RankerError: The call failed.
         """
-        if self.is_verified and not again:
-            return
         if isinstance(self._problem, errors.RankerMismatchError) and (
-            time.monotonic() < self._next_check
+            time.monotonic() < self._recheck_at
         ):
-            raise errors.RankerMismatchError(self.problem)
+            raise errors.RankerMismatchError(str(self._problem))
         # Requests that arrive together share one check, and it outlives their deadlines.
         task = self._check
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
@@ -97,107 +117,76 @@ class VerifiedRanker:
                 f"The ranker at {self._client.address} was not verified within "
                 f"{requests.milliseconds_text(timeout_seconds * 1000)}."
             )
-        task.result()
-        if not self.is_verified or (again and self._problem):
-            problem = self._problem or errors.RankerUnavailableError(
-                f"The connection to the ranker at {self._client.address} broke."
-            )
-            raise type(problem)(str(problem))
+        if (error := task.result()) is not None:
+            raise type(error)(str(error))
 
     async def predict(
-        self,
-        columns: requests.Columns,
-        ad_features: np.ndarray,
-        timeout_seconds: float,
-        wait: bool = True,
+        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
-        """Returns the scores of a verified server; see `RankerClient.predict`.
-
-        If the server ends during the call, the next server behind the address is verified and
-        called. TensorFlow Serving drops the calls in flight when it ends.
-
-        Args:
-            columns: Query field -> [B] or [B, L].
-            ad_features: [B, C, F] int32.
-            timeout_seconds: Timeout of the call.
-            wait: Whether to wait for a server that is busy or restarts. Otherwise the call fails
-                at once, so that another replica can take it.
+        """Returns the scores of a verified ranker; see `RankerClient.predict`.
 
         Raises:
-            RankerError: The call failed, or the server is not verified.
+            RankerUnavailableError: The ranker failed repeatedly and is not called for a while.
+            RankerError: The call failed, or the ranker is not verified.
         """
         end = time.monotonic() + timeout_seconds
-        was_verified = self.is_verified
+        if not self._is_verified:
+            await self.verify(timeout_seconds)
+        if not self._breaker.admit():
+            raise errors.RankerUnavailableError(
+                f"{self._problem or 'The ranker has failed.'} It is called again shortly."
+            )
         try:
-            return await self._predict(columns, ad_features, end, wait)
-        except errors.RankerUnavailableError:
-            # Does not wait for a server that was unreachable before the call.
-            if not was_verified or not wait:
-                raise
-        await self._verify_next(min(end, time.monotonic() + _RECONNECT_SECONDS))
-        return await self._predict(columns, ad_features, end, wait)
-
-    async def _verify_next(self, end: float) -> None:
-        """Verifies the server behind the next connection."""
-        waits = ranker_client.pauses()
-        while True:
-            pause = next(waits)
-            try:
-                await self._client.connected(end - time.monotonic())
-                await self.verify(end - time.monotonic())
-                return
-            except errors.RankerUnavailableError:
-                if time.monotonic() + pause >= end:
-                    raise
-            await asyncio.sleep(pause)
-
-    async def _predict(
-        self, columns: requests.Columns, ad_features: np.ndarray, end: float, wait: bool
-    ) -> dict[str, np.ndarray]:
-        try:
-            await self.verify(end - time.monotonic())
-            # After a reconnect, the call below could reach a server that is not verified.
-            verified_at = self._verified_at
-            scores = await self._client.predict(columns, ad_features, end - time.monotonic(), wait)
+            scores = await self._client.predict(columns, ad_features, end - time.monotonic())
         except errors.RankerError as error:
             self._failed(error)
             raise
-        if self._client.connection() != verified_at:
-            raise errors.RankerUnavailableError(
-                f"The connection to the ranker at {self._client.address} broke during the call."
-            )
-        self._problem = None
+        except BaseException:
+            self._breaker.abandoned()
+            raise
+        self._succeeded()
+        self._count("ok")
         return scores
 
-    async def _run_probes(self, timeout_seconds: float) -> None:
-        connection = self._client.connection()
+    async def close(self) -> None:
+        """Closes the connections, and forgets the problem."""
+        if self._check is not None and self._check.get_loop() is asyncio.get_running_loop():
+            self._check.cancel()
+        await self._client.close()
+        self._health.set(PART, None, self._manifest.version)
+
+    async def _run_probes(self, timeout_seconds: float) -> errors.RankerError | None:
         try:
             scores = await self._client.predict(self._columns, self._features, timeout_seconds)
             releases.check_scores(self._manifest, scores)
         except errors.RankerError as error:
-            self._failed(error)
-            return
-        # Read before the call, because a reconnect since then invalidates the check.
-        self._verified_at = connection
-        self._ever_verified = True
-        self._problem = None
-        _logger.info(
-            "Ranker version %d at %s verified.", self._client.version, self._client.address
-        )
+            if isinstance(error, errors.RankerMismatchError):
+                self._is_verified = False
+                self._recheck_at = time.monotonic() + _RECHECK_SECONDS
+            self._note(error)
+            return error
+        self._is_verified = True
+        self._succeeded()
+        return None
+
+    def _succeeded(self) -> None:
+        self._breaker.succeeded()
+        self._note(None)
 
     def _failed(self, error: errors.RankerError) -> None:
+        if isinstance(error, errors.RankerBusyError):
+            self._count("busy")
+        else:
+            self._count("late" if isinstance(error, errors.RankerDeadlineError) else "failed")
+        if isinstance(error, errors.RankerBusyError | errors.RankerReplyError):
+            # A busy server works, and a rejected call may be the request's fault.
+            self._breaker.abandoned()
+        else:
+            self._breaker.failed()
         if isinstance(error, errors.RankerMismatchError):
-            self._next_check = time.monotonic() + _RECHECK_SECONDS
-        # After any error but a late or rejected call, another model may answer the next one.
-        if not isinstance(error, errors.RankerDeadlineError | errors.RankerReplyError):
-            self._verified_at = None
-        is_new = type(error) is not type(self._problem)
-        if is_new and isinstance(error, errors.RankerVersionError) and not self._ever_verified:
-            # A model server takes seconds to load a release that was promoted.
-            _logger.warning(
-                "Waiting for the ranker at %s, which does not serve version %d yet.",
-                *(self._client.address, self._client.version),
-            )
-        elif is_new:
-            _logger.warning("The ranker returned no scores: %s", error)
+            self._is_verified = False
+        self._note(error)
+
+    def _note(self, error: errors.RankerError | None) -> None:
         self._problem = error
+        self._health.set(PART, error, self._manifest.version)

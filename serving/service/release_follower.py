@@ -6,12 +6,11 @@
 When a release becomes stable or canary, it is loaded next to those being served. Its files, query
 tower and index are verified, then its ranker on the model server. Only then does the router send
 requests to it. A release that fails verification changes nothing: the current releases remain,
-`problem` says why, and it is retried with increasing delays.
+`Health` says why, and it is retried with increasing delays.
 """
 
 import asyncio
 import dataclasses
-import itertools
 import logging
 import pathlib
 import time
@@ -28,6 +27,7 @@ _RANKER_SECONDS = 60.0
 # Delay before a refused release is retried; it doubles with each attempt.
 _RETRY_SECONDS = 5.0
 _MAX_RETRY_SECONDS = 300.0
+_PART = "releases"
 Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
 
 
@@ -65,18 +65,8 @@ class ReleaseFollower:
         # Loaded and verified, but not yet in the router.
         self._opened: dict[int, orchestrator.Orchestrator] = {}
         self._routed: tuple[int, int | None, float] = (router.stable.release.version, None, 0.0)
-        self._unreadable: str | None = None
-        # All releases share the same metrics.
-        self._metrics = router.stable.metrics
-
-    @property
-    def problem(self) -> str | None:
-        """Why the served releases differ from those on disk, or None."""
-        refused = [
-            f"release {version} is refused: {refusal.reason}"
-            for version, refusal in sorted(self._refusals.items())
-        ]
-        return "; ".join([self._unreadable, *refused] if self._unreadable else refused) or None
+        # All releases share it.
+        self._health = router.stable.health
 
     async def run(self) -> None:
         """Follows the releases until canceled."""
@@ -87,7 +77,6 @@ class ReleaseFollower:
                 except Exception:
                     # Whatever the error, the service continues with the current releases.
                     _logger.exception("Releases cannot be followed; retrying.")
-                self._metrics.observe_problem("release_refused", self.problem is not None)
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
             for service in self._opened.values():
@@ -103,24 +92,18 @@ class ReleaseFollower:
         for version in targets:
             if self._service(version) is None:
                 await self._open(version)
-        # Loading takes seconds, in which releases.json may have changed.
-        now = await self._wanted()
-        if now is not None and _routes(now) == _routes(pointer):
-            self._route(pointer)
-        elif now is not None and self._is_progress(pointer.stable, now):
-            # Otherwise the service would never change if promotions came faster than it loads.
-            self._route(dataclasses.replace(now, stable=pointer.stable))
+        self._report()
+        self._route(pointer)
         for version in [version for version in self._opened if version not in targets]:
             await _close(self._opened.pop(version))
 
-    def _is_progress(self, version: int, pointer: releases.Pointer) -> bool:
-        """Returns whether a loaded release, already replaced, was promoted after the serving one.
-
-        `previous` lists the latest promotion first, without releases that were rolled back.
-        """
-        serving = self._router.stable.release.version
-        later = itertools.takewhile(lambda previous: previous != serving, pointer.previous)
-        return serving != pointer.stable and version in later and version in self._opened
+    def _report(self, unreadable: Exception | None = None) -> None:
+        """Reports why the served releases differ from those on disk."""
+        refused = [
+            f"release {version} is refused: {refusal.reason}"
+            for version, refusal in sorted(self._refusals.items())
+        ]
+        self._health.set(_PART, unreadable or "; ".join(refused) or None)
 
     def _service(self, version: int) -> orchestrator.Orchestrator | None:
         return self._router.loaded(version) or self._opened.get(version)
@@ -151,11 +134,8 @@ class ReleaseFollower:
         try:
             pointer = await asyncio.to_thread(releases.current_pointer, self._base)
         except (errors.BundleError, OSError) as error:
-            if str(error) != self._unreadable:
-                _logger.error("Releases cannot be followed: %s", error)
-            self._unreadable = str(error)
+            self._report(error)
             return None
-        self._unreadable = None
         return pointer
 
     async def _open(self, version: int) -> None:
@@ -169,10 +149,6 @@ class ReleaseFollower:
             delay = _RETRY_SECONDS if before is None else 2 * before.retry_seconds
             delay = min(delay, _MAX_RETRY_SECONDS)
             self._refusals[version] = _Refusal(str(error), self._clock() + delay, delay)
-            serving = self._router.stable.release.version
-            _logger.error(
-                "Release %d is refused; release %d remains stable: %s", version, serving, error
-            )
         else:
             self._refusals.pop(version, None)
 
@@ -196,18 +172,13 @@ class ReleaseFollower:
             raise
 
     async def _await_ranker(self, service: orchestrator.Orchestrator) -> None:
-        """Waits until the model server, or each replica that answers, serves the version.
-
-        After `_RANKER_SECONDS`, a single verified replica is enough.
-        """
+        """Waits until the model servers serve the version."""
         version = service.release.version
         until = self._clock() + _RANKER_SECONDS
         while True:
             try:
                 await service.verify_ranker()
-                # A single replica might not handle the requests of all.
-                if service.ranker_behind is None or self._clock() >= until:
-                    return
+                return
             except errors.RankerMismatchError:
                 raise
             except errors.RankerError:
@@ -238,11 +209,6 @@ def load_first(base: pathlib.Path) -> releases.Bundle:
             )
             return release
         raise
-
-
-def _routes(pointer: releases.Pointer) -> tuple[int, int | None, float]:
-    """Returns the parts that affect requests, without the previous releases."""
-    return pointer.stable, pointer.canary, pointer.share
 
 
 async def _close(service: orchestrator.Orchestrator) -> None:

@@ -21,6 +21,7 @@ from serving.config import (
     OrchestratorConfig,
     UserStoreConfig,
 )
+from serving.health import Health
 from serving.impressions import FeedbackLog, ImpressionLog
 from serving.service import http_server, log_format, release_follower, release_router
 from serving.service.rest import app
@@ -38,7 +39,7 @@ class ServiceSettings:
     Attributes:
         base: Base directory of the bundles.
         version: Release version. None: follow the stable release and the canary.
-        ranker_address: host:port of the model server, or of several; see `ranker.split_address`.
+        ranker_address: host:port of the model server, or of several; see `ranker.target`.
         update_channel: Address of the channel of live updates; see `live.open_channel`. None: all
             processes that serve the release share its base directory.
         orchestrator: Options of the orchestrator.
@@ -192,6 +193,7 @@ def serve_release(
     # All releases share admission control, and the metrics and the impression log, which record the
     # version.
     metrics = orchestrator.ServiceMetrics()
+    health = Health(metrics.observe_problem)
     admitting = orchestrator.Admission(
         settings.orchestrator.max_in_flight,
         settings.orchestrator.max_ads_in_flight,
@@ -203,18 +205,15 @@ def serve_release(
             settings.impression_directory,
             settings.impressions,
             observe=functools.partial(metrics.count, "impression_rows"),
-            observe_problem=functools.partial(metrics.observe_problem, "impression_log_problem"),
+            health=health,
             counts_as_shown=settings.users.record_impressions,
         )
     user_data, feedback = None, None
     if settings.user_store is not None:
         store = users.open_store(settings.user_store, settings.users)
-        user_data = orchestrator.UserData(store, settings.users, metrics)
+        user_data = orchestrator.UserData(store, settings.users, metrics, health)
         if settings.impression_directory is not None:
-            feedback = FeedbackLog(
-                settings.impression_directory,
-                observe_problem=functools.partial(metrics.observe_problem, "feedback_log_problem"),
-            )
+            feedback = FeedbackLog(settings.impression_directory, health=health)
 
     def connect(loaded: releases.Bundle) -> orchestrator.Orchestrator:
         return orchestrator.Orchestrator(
@@ -226,6 +225,7 @@ def serve_release(
             admitting=admitting,
             updates=live.open_channel(settings.update_channel, loaded),
             users=user_data,
+            health=health,
         )
 
     router = release_router.ReleaseRouter(connect(release))

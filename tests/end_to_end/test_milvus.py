@@ -5,7 +5,7 @@ a separate process.
 """
 
 import contextlib
-import dataclasses
+import shutil
 import signal
 
 import milvus_servers
@@ -146,10 +146,12 @@ def test_a_publish_that_fails_leaves_no_collection(server, tmp_path):
     def write(staged):
         content = recipe(server[1]).write(staged)
         assert set(client_of(server[1]).list_collections()) - before
-        # Refused, because the parts have another training id.
-        return dataclasses.replace(content, training_id="other")
+        # Refused, because a part is empty.
+        shutil.rmtree(staged.ad_tower)
+        staged.ad_tower.mkdir()
+        return content
 
-    with pytest.raises(errors.BundleError, match="expects other"):
+    with pytest.raises(errors.PublishError, match="ad_tower: expected files, got none"):
         releases.publish(tmp_path, write)
     assert set(client_of(server[1]).list_collections()) == before
 

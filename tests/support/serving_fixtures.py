@@ -455,21 +455,10 @@ def altering_server(address: str, edit: Callable, port: int = 0) -> Iterator[str
         server.stop(grace=None).wait()
 
 
-def refused_calls(server: model_server.ModelServer) -> int:
-    """Returns the number of calls that a model server refused while its thread was taken."""
-    return getattr(server, "refused", 0)
-
-
 @contextlib.contextmanager
 def taken_thread(server: model_server.ModelServer) -> Iterator[None]:
     """Occupies the gRPC threads of a model server until the block ends."""
-    server.refused = refused_calls(server)  # type: ignore[attr-defined]
-
-    def refuse(**_: object) -> bool:
-        server.refused += 1  # type: ignore[attr-defined]
-        return False
-
-    with unittest.mock.patch.object(server.free_threads, "acquire", refuse):
+    with unittest.mock.patch.object(server.free_threads, "acquire", return_value=False):
         yield
 
 

@@ -156,7 +156,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
 
     _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
-    ranker.split_address(ranker_address)
+    ranker.target(ranker_address)
     user_store = user_flags.user_store()
     if FLAGS.impression_log is not None:
         impressions.prepare_directory(pathlib.Path(FLAGS.impression_log))

@@ -125,7 +125,7 @@ def create_app(
     )
     rest_errors.add_handlers(app)
     _add_recommend_routes(app, router)
-    _add_state_routes(app, router, follower, feedback, draining)
+    _add_state_routes(app, router, draining)
     if users is not None:
         user_routes.add_routes(app, router, feedback)
     else:
@@ -189,14 +189,9 @@ def _json_text(text: str) -> responses.Response:
 
 
 def _add_state_routes(
-    app: fastapi.FastAPI,
-    router: release_router.ReleaseRouter,
-    follower: release_follower.ReleaseFollower | None,
-    feedback: FeedbackLog | None,
-    draining: threading.Event,
+    app: fastapi.FastAPI, router: release_router.ReleaseRouter, draining: threading.Event
 ) -> None:
-    def refused() -> str | None:
-        return None if follower is None else follower.problem
+    health = router.stable.health
 
     @app.get("/v1/bundle")
     async def bundle(release: _Described = "stable") -> dict[str, Any]:
@@ -206,7 +201,7 @@ def _add_state_routes(
         """
         await router.observe()
         described = orchestrator.describe_release(router.serving(release))
-        return {**described, "releases": router.status(), "refused": refused()}
+        return {**described, "releases": router.status(), "problems": health.problems}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -218,19 +213,16 @@ def _add_state_routes(
         """Returns 200 if the ranker has been verified for this release.
 
         The service stays ready when a verified ranker becomes unavailable: answers in retrieval
-        order are better than none. `degraded` says why.
+        order are better than none. `problems` says why, for each part that has one.
         """
         if draining.is_set():
             return rest_errors.reply(503, "draining", "The service is shutting down.")
-        await _verify(router, timeout_seconds=1.0)
         service = router.stable
         if service.not_ready:
+            await _verify(router, timeout_seconds=1.0)
+        if service.not_ready:
             return rest_errors.reply(503, "not_ready", service.not_ready)
-        problems = (service.problem, None if feedback is None else feedback.problem)
-        status = {"status": "ready", "degraded": " ".join(filter(None, problems)) or None}
-        if refused() is not None:
-            status["refused"] = refused()
-        return responses.JSONResponse(status)
+        return responses.JSONResponse({"status": "ready", "problems": health.problems})
 
     @app.get("/metrics", response_class=responses.PlainTextResponse)
     async def metrics() -> responses.Response:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import serving_fixtures
 
-from serving import client, impressions, orchestrator
+from serving import client, impressions
 from tfrec import ranking
 from tfrecords import schema
 
@@ -23,9 +23,7 @@ def shown(tiny_bundle, ranker_address, tmp_path_factory):
     directory = tmp_path_factory.mktemp("impressions")
     log = impressions.ImpressionLog(directory)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
-    service = orchestrator.Orchestrator(
-        tiny_bundle, service._client, service.config, impressions=log
-    )
+    service.impressions = log
     rng, answers = random.Random(3), []
     with (
         serving_fixtures.serve_app(service) as url,

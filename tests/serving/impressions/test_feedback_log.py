@@ -6,26 +6,21 @@ import shutil
 import pytest
 
 from serving import errors, impressions, requests
+from serving.health import Health
 
 EVENT = requests.Event(event_id="e", user_id="u", ad_id="a", event="click", time=1.0)
 
 
-def test_a_failure_is_reported_for_a_minute_if_no_events_follow(tmp_path, caplog):
-    now, observed = 100.0, []
-    log = impressions.FeedbackLog(
-        tmp_path / "log", clock=lambda: now, observe_problem=observed.append
-    )
+def test_a_failure_is_a_problem_until_events_are_written_again(tmp_path):
+    health = Health()
+    log = impressions.FeedbackLog(tmp_path / "log", health=health)
     shutil.rmtree(tmp_path / "log")
     with pytest.raises(errors.ImpressionLogError, match="cannot be written"):
         log.append([EVENT])
-    now = 160.0
-    assert "cannot be written" in (log.problem or "")
-    now = 161.0
-    assert log.problem is None
+    assert "cannot be written" in health.problems["event log"]
     (tmp_path / "log").mkdir()
     log.append([EVENT])
-    assert observed == [True, False]
-    assert caplog.messages[-1] == "Events are written again."
+    assert health.problems == {}
 
 
 def test_a_new_file_is_started_after_one_was_moved_away(tmp_path):

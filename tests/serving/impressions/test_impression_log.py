@@ -14,8 +14,9 @@ import pytest
 import serving_fixtures
 import waiting
 
-from serving import errors, impressions, orchestrator, requests
+from serving import errors, impressions, requests
 from serving.config import ImpressionLogConfig
+from serving.health import Health
 from serving.impressions import (
     feedback,
     impression_log,
@@ -102,9 +103,7 @@ def test_degraded_answers_of_the_orchestrator_are_logged(tiny_bundle, tmp_path):
 
     async def main():
         service = serving_fixtures.make_orchestrator(tiny_bundle, address)
-        service = orchestrator.Orchestrator(
-            tiny_bundle, service._client, service.config, impressions=log
-        )
+        service.impressions = log
         try:
             return await serving_fixtures.together(service, [REQUEST, requests.Request(k=2)])
         finally:
@@ -205,7 +204,7 @@ def test_rows_that_cannot_be_written_at_the_end_are_counted_and_logged(
     (tmp_path / "log").rmdir()
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
     # The same problem as at the end.
-    waiting.until(lambda: log.problem)
+    waiting.until(lambda: log.status()["problem"])
     assert log.status()["pending_rows"] == 3
     log.close()
     assert log.status()["dropped_rows"] == counted["dropped"] == 3
@@ -235,8 +234,9 @@ def test_a_partial_file_that_another_process_renames_is_not_an_error(tmp_path, m
 def test_rows_are_kept_until_the_directory_is_back(tiny_bundle, tmp_path):
     directory = tmp_path / "log"
     observed = []
+    health = Health(lambda part, has_problem: observed.append(has_problem))
     log = impression_log.ImpressionLog(
-        directory, ImpressionLogConfig(seconds_per_file=0.02), observe_problem=observed.append
+        directory, ImpressionLogConfig(seconds_per_file=0.02), health=health
     )
     directory.rmdir()
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())

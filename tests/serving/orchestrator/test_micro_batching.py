@@ -15,7 +15,7 @@ def scenario(main, run, *, max_running=1, max_items=4):
         return await main(
             micro_batching.Batcher(
                 lambda items: asyncio.to_thread(run, items),
-                max_running=lambda: max_running,
+                max_running=max_running,
                 can_share=lambda items: len(items) <= max_items,
             )
         )

@@ -353,15 +353,12 @@ def test_a_ranker_client_works_in_one_event_loop_after_another(tiny_bundle, rank
 
     async def scenario():
         try:
-            return await client.predict(columns, features, 30.0), client.connection()
+            return await client.predict(columns, features, 30.0)
         finally:
             await client.close()
 
-    (first, first_connection), (second, second_connection) = (
-        asyncio.run(scenario()) for _ in range(2)
-    )
+    first, second = (asyncio.run(scenario()) for _ in range(2))
     np.testing.assert_array_equal(first["click_probability"], second["click_probability"])
-    assert first_connection != second_connection
 
 
 def test_the_event_loop_stays_responsive_while_requests_are_answered(run, monkeypatch):
@@ -447,7 +444,7 @@ def test_a_server_stopped_and_restarted_during_requests(run, tiny_base, tiny_bun
         await asyncio.to_thread(server.stop)
         during = await asyncio.gather(*running)
         down = await ask_until(service, lambda answer: answer.degraded)
-        ready_while_down = service.not_ready is None and service.problem
+        ready_while_down = service.not_ready is None and "ranker" in service.health.problems
         with serving_fixtures.serve_ranker(tiny_base, port):
             again = await ask_until(service, lambda answer: answer.degraded is None)
         return full, during, down, ready_while_down, again
@@ -490,25 +487,6 @@ def test_a_server_with_another_model_is_never_used(run, tiny_bundle, other_base)
     assert "serves another model" in not_ready
 
 
-def test_another_server_behind_the_same_address_is_checked_again(run, tiny_base, other_base):
-    port = serving_fixtures.free_port()
-
-    def is_noticed(answer):
-        assert answer.degraded is not None
-        return "serves another model" in answer.degraded
-
-    async def scenario(service, server):
-        first = await service.recommend(REQUEST)
-        await asyncio.to_thread(server.stop)
-        with serving_fixtures.serve_ranker(other_base, port):
-            await ask_until(service, is_noticed)
-        return first
-
-    with serving_fixtures.serve_ranker(tiny_base, port) as server:
-        first = run(lambda s: scenario(s, server), address=f"127.0.0.1:{port}")
-    assert first.degraded is None
-
-
 def test_a_server_without_the_pinned_version_is_waited_for(run, tiny_base, tmp_path, caplog):
     base = shutil.copytree(tiny_base, tmp_path / "bundles")
     assert killed.publish_copy(base, tiny_base) == 2
@@ -522,9 +500,7 @@ def test_a_server_without_the_pinned_version_is_waited_for(run, tiny_base, tmp_p
     assert answer.bundle_version == 2
     # Pollers of gRPC in other threads also log.
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("serving")]
-    assert ours == [
-        f"Waiting for the ranker at 127.0.0.1:{server.port}, which does not serve version 2 yet."
-    ]
+    assert "does not serve ranker version 2" in ours[0]
 
 
 def edit_version(reply):

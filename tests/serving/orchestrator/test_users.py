@@ -16,6 +16,7 @@ import requirements
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
+from serving.health import Health
 from serving.orchestrator import user_data
 from serving.requests import MAX_SECONDS_AHEAD, Deadline, Event, Request
 
@@ -55,9 +56,10 @@ def run(tiny_bundle, ranker_address, tmp_path):
             clock = options.pop("clock", None) or clocks.Clock()
             now = options.pop("now", None) or (lambda: NOW)
             metrics = orchestrator.ServiceMetrics()
-            data = orchestrator.UserData(opened, config, metrics, clock, now)
+            health = Health(metrics.observe_problem)
+            data = orchestrator.UserData(opened, config, metrics, health, clock, now)
             service = serving_fixtures.make_orchestrator(
-                release, ranker_address, users=data, metrics=metrics, **options
+                release, ranker_address, users=data, metrics=metrics, health=health, **options
             )
             try:
                 return await scenario(service, data)
@@ -251,25 +253,6 @@ def test_ads_that_were_shown_often_enough_are_left_out(run):
     assert [(cap.field, cap.count) for cap in third.explanation.at_frequency_cap] == [(None, 3)]
 
 
-def test_impressions_that_are_not_written_yet_count(run, tmp_path):
-    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
-    asked = Request(user_id="u", k=3, rules={"frequency_caps": [{"max": 2}]})
-
-    async def scenario(service, data):
-        slow.open.clear()
-        answers = [await service.recommend(asked) for _ in range(3)]
-        slow.open.set()
-        await data.flush()
-        # Each counts once when it is written.
-        return answers, len((await data.get("u")).impressions), data._unwritten
-
-    (first, second, third), count, unwritten = run(scenario, store=slow)
-    assert ids_of(first) == ids_of(second)
-    assert not set(ids_of(third)) & set(ids_of(first))
-    assert [answer.user_data for answer in (first, second)] == ["unknown", "found"]
-    assert (count, unwritten) == (9, {})
-
-
 def test_only_the_last_hours_count(run):
     now = [NOW]
     cap = {"max": 1, "hours": 24}
@@ -322,7 +305,9 @@ def test_impressions_of_the_answer_count_by_the_value_of_a_field(run):
     asked = Request(user_id="u", k=18, rules=rules, explain=True)
 
     async def scenario(service, data):
-        return [await service.recommend(asked) for _ in range(2)]
+        first = await service.recommend(asked)
+        await data.flush()
+        return first, await service.recommend(asked)
 
     first, second = run(scenario)
     counts = [collections.Counter(ad.fields["advertiser"] for ad in a.ads) for a in (first, second)]
@@ -380,11 +365,6 @@ def test_the_impression_log_has_the_values_that_were_used(run, tmp_path):
     (row,) = pq.read_table(file, partitioning=None).to_pylist()
     assert (row["country"], row["age"], row["history"]) == ("CH", 33, ["ad-3", "ad-8"])
     assert row["_user_id"] == "u"
-
-
-def logged(caplog):
-    """Returns what was logged of the store; other threads of this process log, too."""
-    return [one.getMessage() for one in caplog.records if one.name == user_data.__name__]
 
 
 class _Gate:
@@ -476,71 +456,36 @@ def test_a_store_that_is_late_or_fails_is_not_used_for_a_while(run, tmp_path):
     assert reads == {"late": 1, "failed": 4, "found": 1}
 
 
-def test_a_store_that_fails_is_named_once_for_each_problem_and_when_it_is_back(
-    run, tmp_path, caplog
-):
-    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
-    problems = []
-
-    async def scenario(service, data):
-        async def read(timeout_ms=30_000):
-            await data.read(["u"], False, NOW, timeout_ms)
-            problems.append(service.problem)
-
-        for text in ("gone", "gone", "refused"):
-            gate.problem = errors.UserStoreError(text)
-            await read()
-        gate.problem = None
-        await read()
-        # A read that fails after its request was answered.
-        gate.open.clear()
-        await read(timeout_ms=1)
-        gate.problem = errors.UserStoreError("late and gone")
-        gate.open.set()
-        await asyncio.gather(*data._tasks, return_exceptions=True)
-        return orchestrator.describe_release(service)["user_store"]
-
-    assert run(scenario, store=gate) == {"queued_answers": 0, "problem": "late and gone"}
-    assert problems == ["gone", "gone", "refused", None, None]
-    assert logged(caplog) == [
-        "gone",
-        "refused",
-        "The user store can be used again.",
-        "late and gone",
-    ]
-
-
-def test_a_store_that_fails_is_noticed_without_requests(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
-    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
-    gate.problem = errors.UserStoreError("gone")
-
-    async def scenario(service, data):
-        data.start_upkeep()
-        await gate.until(lambda: data.problem is not None)
-        gate.problem = None
-        await gate.until(lambda: data.problem is None)
-
-    run(scenario, store=gate)
-
-
-def test_a_setting_that_loses_users_is_a_problem_until_it_is_changed(
-    run, tmp_path, monkeypatch, caplog
+def test_a_failure_of_the_store_is_noticed_without_requests_until_it_works(
+    run, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
-    gate.settings_problem = "The policy is allkeys-lru."
 
     async def scenario(service, data):
-        data.start_upkeep()
-        await gate.until(lambda: data.problem is not None and gate.reads > 3)
-        problems = [service.problem, _has_problem(data)]
+        def problem():
+            return service.health.problem("user store")
+
+        seen = []
+        for operation in ("expiry_problem", "problem"):
+            setattr(gate, operation, errors.UserStoreError(f"{operation} is injected"))
+            data.start_upkeep()
+            await gate.until(problem)
+            seen.append(problem())
+            setattr(gate, operation, None)
+            await gate.until(lambda: problem() is None)
+        gate.settings_problem = "The policy is allkeys-lru."
+        await gate.until(problem)
+        seen.append(orchestrator.describe_release(service)["user_store"]["problem"])
         gate.settings_problem = None
-        await gate.until(lambda: data.problem is None)
-        return [*problems, _has_problem(data)]
+        await gate.until(lambda: problem() is None)
+        return seen
 
-    assert run(scenario, store=gate) == ["The policy is allkeys-lru.", True, False]
-    assert logged(caplog) == ["The policy is allkeys-lru."]
+    assert run(scenario, store=gate) == [
+        "expiry_problem is injected",
+        "problem is injected",
+        "The policy is allkeys-lru.",
+    ]
 
 
 @pytest.mark.engines
@@ -560,76 +505,23 @@ def test_a_time_to_live_that_the_server_has_lost_is_soon_set_again(run, valkey, 
     run(scenario, store=gate)
 
 
-def _has_problem(data):
-    return "tfrec_user_store_problem 1.0" in data._metrics.render().decode()
-
-
-def test_a_failed_write_is_a_problem_until_the_next_one_or_for_a_minute(run, tmp_path, caplog):
-    clock = clocks.Clock()
+def test_a_write_that_fails_is_a_problem_until_one_succeeds_whatever_reads_do(run, tmp_path):
     gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
     problems = []
 
     async def scenario(service, data):
-        async def write(problem):
-            gate.write_problem = problem and errors.UserStoreError(problem)
-            with contextlib.suppress(errors.UserStoreError):
-                await data.append([event(1)])
-            problems.append(service.problem)
-            assert _has_problem(data) == (problem is not None)
+        gate.write_problem = errors.UserStoreError("locked")
+        with pytest.raises(errors.UserStoreError, match="locked"):
+            await data.append([event(1)])
+        await data.read("u", False, NOW, 30_000)
+        problems.append(service.health.problem("user store"))
+        assert 'tfrec_problem{part="user store"} 1.0' in service.metrics.render().decode()
+        gate.write_problem = None
+        await data.append([event(1)])
+        problems.append(service.health.problem("user store"))
 
-        await write("locked")
-        await write(None)
-        await write("locked")
-        await data.read(["u"], False, NOW, 30_000)
-        clock.advance(59)
-        problems.append(service.problem)
-        clock.advance(2)
-        problems.append(service.problem)
-        # The next use of the store notices that the minute is over.
-        await data.read(["u"], False, NOW, 30_000)
-        assert not _has_problem(data)
-        await write("locked")
-
-    run(scenario, store=gate, clock=clock)
-    assert problems == ["locked", None, "locked", "locked", None, "locked"]
-    assert logged(caplog) == ["locked", "The user store can be used again.", "locked", "locked"]
-
-
-def test_failures_that_alternate_are_named_once_until_the_store_can_be_used(run, tmp_path, caplog):
-    clock = clocks.Clock()
-    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
-
-    async def scenario(service, data):
-        async def write(problem):
-            gate.write_problem = problem and errors.UserStoreError(problem)
-            with contextlib.suppress(errors.UserStoreError):
-                await data.append([event(1)])
-
-        for _ in range(3):
-            await write("no answer")
-            await write("reset")
-            clock.advance(50)
-        await write(None)
-        await write("reset")
-
-    run(scenario, store=gate, clock=clock)
-    assert logged(caplog) == ["no answer", "reset", "The user store can be used again.", "reset"]
-
-
-def test_a_failed_expiry_is_not_a_problem_of_requests_and_is_retried_soon(
-    run, tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
-    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
-    gate.expiry_problem = errors.UserStoreError("locked")
-
-    async def scenario(service, data):
-        data.start_upkeep()
-        await gate.until(lambda: gate.expiries >= 3)
-        return data.problem
-
-    assert run(scenario, store=gate) is None
-    assert logged(caplog) == ["Expired users are not deleted yet: locked"]
+    run(scenario, store=gate)
+    assert problems == ["locked", None]
 
 
 def test_a_read_cut_short_by_its_request_is_not_a_failure_of_the_store(run, tmp_path):
@@ -638,9 +530,7 @@ def test_a_read_cut_short_by_its_request_is_not_a_failure_of_the_store(run, tmp_
     async def scenario(service, data):
         async def filled(milliseconds):
             deadline = Deadline(milliseconds, time.perf_counter())
-            (valid,) = await service._user_stage.fill(
-                [service.check(Request(user_id="u"))], deadline
-            )
+            valid = await service._user_stage.fill(service.check(Request(user_id="u")), deadline)
             return valid.user_data
 
         gate.open.clear()
@@ -670,9 +560,7 @@ def test_a_lookup_of_values_that_takes_until_the_deadline_is_late(run):
         service._user_stage._catalog = _Catalog()
         deadline = Deadline(200.0, time.perf_counter())
         try:
-            (filled,) = await service._user_stage.fill(
-                [service.check(Request(user_id="u"))], deadline
-            )
+            filled = await service._user_stage.fill(service.check(Request(user_id="u")), deadline)
         finally:
             going_on.set()
         return filled
@@ -716,37 +604,6 @@ def test_flush_and_close_end_while_answers_go_on(run, tmp_path):
     assert len(run(scenario, store=busy).impressions) == 2
 
 
-def test_a_read_that_is_canceled_before_it_starts_leaves_no_warning(run, recwarn):
-    async def scenario(service, data):
-        reading = asyncio.create_task(data.read(["u"], False, NOW, 1000.0))
-        await asyncio.sleep(0)
-        # As a `LocalClient` does when it is closed.
-        for task in (reading, *data._tasks):
-            task.cancel()
-        await asyncio.wait({reading})
-
-    run(scenario)
-    assert [str(warning.message) for warning in recwarn if "awaited" in str(warning.message)] == []
-
-
-def test_impressions_whose_write_is_canceled_are_written_later(run, tmp_path):
-    slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
-
-    async def scenario(service, data):
-        slow.open.clear()
-        answer = await service.recommend(Request(user_id="u", k=2))
-        data.record("u", answer.model_copy(update={"request_id": "another"}), NOW)
-        await asyncio.sleep(0)
-        # As a `LocalClient` does when it is closed.
-        data._writing.cancel()
-        await asyncio.wait({data._writing})
-        slow.open.set()
-        await data.flush()
-        return len((await data.get("u")).impressions), data._unwritten
-
-    assert run(scenario, store=slow) == (4, {})
-
-
 def test_a_write_that_takes_too_long_fails_and_so_do_too_many(run, tmp_path):
     slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
 
@@ -787,7 +644,7 @@ def test_reading_and_erasing_a_user_of_a_store_that_hangs_fail_in_time(run, tmp_
     assert run(scenario, store=slow) == (2, True)
 
 
-def test_a_store_that_hangs_does_not_hold_up_the_shutdown(run, tmp_path, monkeypatch, caplog):
+def test_a_store_that_hangs_does_not_hold_up_the_shutdown(run, tmp_path, monkeypatch):
     monkeypatch.setattr(user_data, "_CLOSE_SECONDS", 0.01)
     monkeypatch.setattr(user_data, "_ANSWERS_PER_WRITE", 1)
     slow = _Slow(users.open_store(f"sqlite:{tmp_path}/slow.db", PATIENT))
@@ -801,7 +658,6 @@ def test_a_store_that_hangs_does_not_hold_up_the_shutdown(run, tmp_path, monkeyp
 
     page = run(scenario, store=slow)._metrics.render().decode()
     assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in page
-    assert sum("12 impressions were dropped" in message for message in logged(caplog)) == 1
 
 
 def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
@@ -825,7 +681,7 @@ def test_a_request_in_flight_does_not_bring_back_an_erased_user(run):
 def test_impressions_are_written_without_waiting_for_more(run):
     async def scenario(service, data):
         await service.recommend(Request(user_id="u", k=4))
-        await data._writing
+        await data.flush()
         return await data._store.read(["u"], NOW + 1, True)
 
     (user,) = run(scenario)
@@ -835,12 +691,12 @@ def test_impressions_are_written_without_waiting_for_more(run):
 def test_impressions_of_more_answers_than_can_wait_are_dropped_and_counted(run):
     async def scenario(service, data):
         answer = await service.recommend(Request(k=4))
-        data.config = dataclasses.replace(PATIENT, max_queued=2)
         for _ in range(5):
             data.record("u", answer, NOW)
         return data._metrics.render().decode()
 
-    assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in run(scenario)
+    config = dataclasses.replace(PATIENT, max_queued=2)
+    assert 'tfrec_user_events_total{outcome="dropped"} 12.0' in run(scenario, config)
 
 
 def test_impressions_of_a_store_that_fails_are_dropped_and_counted(run, tmp_path):
@@ -864,34 +720,6 @@ def test_impressions_of_a_store_that_fails_are_dropped_and_counted(run, tmp_path
     answer, page = run(scenario, store=full)
     assert len(answer.ads) == 4
     assert 'tfrec_user_events_total{outcome="dropped"} 4.0' in page
-
-
-def test_dropped_impressions_are_logged_when_the_store_is_back_and_at_the_end(
-    run, tmp_path, caplog
-):
-    gate = _Gate(users.open_store(f"sqlite:{tmp_path}/gated.db", PATIENT))
-
-    def dropped():
-        return [text.split(" because")[0] for text in logged(caplog) if "dropped" in text]
-
-    async def scenario(service, data):
-        async def show(k):
-            await service.recommend(Request(user_id="u", k=k))
-            await data.flush()
-
-        gate.write_problem = errors.UserStoreError("gone")
-        await show(3)
-        await show(4)
-        # Reads succeed meanwhile.
-        assert dropped() == []
-        gate.write_problem = None
-        await show(1)
-        assert dropped() == ["7 impressions were dropped,"]
-        gate.write_problem = errors.UserStoreError("gone")
-        await show(2)
-
-    run(scenario, store=gate)
-    assert dropped() == ["7 impressions were dropped,", "2 impressions were dropped,"]
 
 
 def test_two_services_on_one_store_agree(run, tiny_bundle, ranker_address, tmp_path):

@@ -8,10 +8,9 @@ import pytest
 import requirements
 import serving_fixtures
 
-from serving import errors, orchestrator, users
+from serving import circuit_breaker, errors, orchestrator, users
 from serving.config import UserStoreConfig
 from serving.requests import Event, Request
-from serving.users import circuit_breaker
 
 pytestmark = [pytest.mark.engines, requirements.NEEDS_VALKEY]
 CONFIG = UserStoreConfig(read_timeout_ms=50.0, write_timeout_seconds=1.0)

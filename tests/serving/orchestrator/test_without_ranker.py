@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import serving_fixtures
 
-from serving import client, errors, manifest, operations, orchestrator, releases
+from serving import client, errors, manifest, operations, orchestrator, ranker, releases
 from serving.requests import Request, Rules
 
 REQUEST = Request(user={"country": "CH", "history": ["ad-3"]}, context={"device": "phone"}, k=5)
@@ -59,7 +59,7 @@ def test_rules_apply_and_explanations_say_that_there_are_no_scores(service):
 
 def test_it_is_ready_without_a_model_server(service):
     asyncio.run(service.verify_ranker())
-    assert service.not_ready is service.problem is None
+    assert (service.not_ready, service.health.problems) == (None, {})
 
 
 def test_weights_are_refused_with_the_reason(service):
@@ -80,7 +80,7 @@ def test_its_description_lists_the_parts(service):
 def test_a_client_is_required_exactly_if_there_is_a_ranker(release, tiny_bundle, ranker_address):
     with pytest.raises(errors.RankerMismatchError, match="has a ranker; expected a ranker client"):
         orchestrator.Orchestrator(tiny_bundle, None)
-    scorer = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)._client
+    scorer = ranker.connect(tiny_bundle, ranker_address)
     with pytest.raises(errors.RankerMismatchError, match="no ranker; expected no ranker client"):
         orchestrator.Orchestrator(release, scorer)
 

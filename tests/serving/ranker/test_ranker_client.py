@@ -144,23 +144,64 @@ def client_of(bundle, address):
     return client, (releases.query_columns(bundle.manifest), features, 600.0)
 
 
-def test_a_call_that_waits_for_a_server_that_is_left_is_an_error_of_the_ranker(tiny_bundle):
-    called = threading.Event()
+def test_a_busy_server_is_called_again_and_then_named(tiny_bundle):
+    calls = []
 
     def refuse(context):
-        called.set()
+        calls.append(context)
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
 
-    async def leave(address):
-        client, arguments = client_of(tiny_bundle, address)
-        call = asyncio.create_task(client.predict(*arguments))
-        await asyncio.to_thread(called.wait)
-        await client.close(60.0)
-        with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
-            await call
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    with (
+        answering(refuse) as address,
+        pytest.raises(errors.RankerBusyError, match="had no free thread"),
+    ):
+        predict(tiny_bundle, address, features)
+    assert len(calls) == 5
 
-    with answering(refuse) as address:
-        asyncio.run(leave(address))
+
+def test_a_call_that_one_server_refuses_is_answered_by_the_next(tiny_bundle, ranker_address):
+    """A server that stops, is busy, or has not loaded the version yet."""
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    for status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "NOT_FOUND"):
+
+        def refuse(context, status=status):
+            context.abort(grpc.StatusCode[status], "injected")
+
+        with answering(refuse) as other:
+            for _ in range(4):
+                scores = predict(tiny_bundle, f"{other},{ranker_address}", features)
+                assert {values.shape for values in scores.values()} == {(3, 2)}
+
+
+def test_calls_go_on_while_one_of_two_servers_is_down(tiny_bundle, ranker_address):
+    features = np.zeros([3, 2, serving_fixtures.NUM_AD_COLUMNS], np.int32)
+    nobody = f"127.0.0.1:{serving_fixtures.free_port()}"
+    for _ in range(4):
+        assert predict(tiny_bundle, f"{nobody},{ranker_address}", features)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("ranker:8500", "dns:///ranker:8500"),
+        ("[::1]:8500", "dns:///[::1]:8500"),
+        ("dns:///ranker:8500", "dns:///ranker:8500"),
+        ("unix:/tmp/ranker", "unix:/tmp/ranker"),
+        ("10.0.0.1:8500, 10.0.0.2:8500", "ipv4:10.0.0.1:8500,10.0.0.2:8500"),
+        ("[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2"),
+    ],
+)
+def test_an_address_becomes_a_target_of_grpc(address, expected):
+    assert ranker.target(address) == expected
+
+
+@pytest.mark.parametrize(
+    "address", ["", "ranker", "ranker:x", "ranker:70000", "::1:8500", "http://ranker:1", "a:1,b:2"]
+)
+def test_an_address_of_another_form_is_refused(address):
+    with pytest.raises(ValueError, match=r"HOST:PORT|one name that DNS resolves"):
+        ranker.target(address)
 
 
 def test_a_closed_client_is_an_error_of_the_ranker_and_opens_no_other_channel(tiny_bundle):
@@ -176,8 +217,8 @@ def test_a_closed_client_is_an_error_of_the_ranker_and_opens_no_other_channel(ti
         call = asyncio.create_task(client.predict(*arguments))
         await asyncio.to_thread(called.wait)
         await client.close()
-        for late in (call, client.connected(600.0), client.predict(*arguments)):
-            with pytest.raises(errors.RankerUnavailableError, match="Channel is closed"):
+        for late in (call, client.predict(*arguments)):
+            with pytest.raises(errors.RankerUnavailableError, match="channel is closed"):
                 await late
 
     with answering(hold) as address:

@@ -127,7 +127,7 @@ function drawRelease() {
     index: index.kind,
     "index recall@500": index.recall_at_500_against_exact,
     training: bundle.training_id,
-    refused: bundle.refused,
+    problems: problemsOf(bundle),
   };
   for (const [head, { metrics: measured }] of Object.entries(asObject(asObject(metrics).ranker))) {
     for (const name of ["auc", "calibration_ratio"]) {
@@ -140,14 +140,20 @@ function drawRelease() {
   byId("about").replaceChildren(...known.map(([name, value]) => row(name, shown(value))));
 }
 
+/** Returns what is wrong with the service, or null. */
+function problemsOf({ problems }) {
+  const known = Object.entries(asObject(problems));
+  return known.map(([part, why]) => `${part}: ${why}`).join(" ") || null;
+}
+
 /** Polls the readiness while the page is visible. When the service is back, it asks again. */
 async function watch() {
   if (document.hidden) return;
   const health = byId("health");
   const wasGone = health.dataset.state === "no answer";
   try {
-    const { degraded } = await ask("readyz");
-    [health.dataset.state, health.title] = [degraded ? "degraded" : "ready", degraded ?? ""];
+    const problems = problemsOf(await ask("readyz"));
+    [health.dataset.state, health.title] = [problems ? "degraded" : "ready", problems ?? ""];
   } catch (error) {
     [health.dataset.state, health.title] = [error.status ? "not ready" : "no answer", error.message];
   }
