@@ -178,7 +178,7 @@ class ImpressionLog:
             for pending in list(self._pending.values()):
                 age = self._clock() - pending.since
                 if is_closing or age >= self._config.seconds_per_file:
-                    self._write(pending)
+                    self._write(pending, is_closing)
 
     def _take(self, release: manifest.Manifest, shown: impression_rows.RecordedAnswer) -> None:
         pending = self._pending.setdefault(
@@ -203,7 +203,7 @@ class ImpressionLog:
         self._dropped_rows += rows
         self._observe("dropped", rows)
 
-    def _write(self, pending: _Pending) -> None:
+    def _write(self, pending: _Pending, is_closing: bool = False) -> None:
         self._convert(pending)
         if pending.batches:
             try:
@@ -212,7 +212,7 @@ class ImpressionLog:
                 self._note(error)
                 # Unless the log is closing, the latest rows, up to one file, are kept for a retry.
                 keep = self._config.rows_per_file
-                if self._closing.is_set():
+                if is_closing:
                     keep = 0
                     _logger.error(
                         "%d rows of the impression log were lost at shutdown: %s",

@@ -12,9 +12,7 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -22,7 +20,6 @@ from workload import live_writer, poisson_load, running_service
 
 from serving import errors, manifest, releases
 
-_DAY_SECONDS = 86_400
 _FOLLOW_SECONDS = 90.0
 _RESTART_SECONDS = 60.0
 # Requests per second, several times what the service can answer.
@@ -148,16 +145,6 @@ def bit_rot_in_release(system: System) -> str:
     raise Violation(f"Release {version} was promoted with a damaged {name}.")
 
 
-def clock(system: System) -> str:
-    """Files written by a host whose clock is a day ahead or behind."""
-    seconds = system.random.choice([-_DAY_SECONDS, _DAY_SECONDS])
-    for path in [*system.base.glob("*.json"), *system.base.glob("live/*/*")]:
-        moved = path.stat().st_mtime + seconds
-        os.utime(path, (moved, moved))
-    system.writers[system.stable()].write()
-    return f"{seconds / 3600:+.0f} h"
-
-
 def promote(system: System) -> str:
     """Another release becomes stable."""
     version = 3 - system.stable()
@@ -196,21 +183,6 @@ def overload(system: System) -> str:
     )
 
 
-def silent_clients(system: System) -> str:
-    """Clients that send half a request, or do not read their answer."""
-    parts = urllib.parse.urlsplit(system.url)
-    address = (str(parts.hostname), int(parts.port or 80))
-    body = json.dumps({"k": 1000}).encode()
-    head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    request = head + b"content-length: %d\r\n\r\n" % len(body) + body
-    with contextlib.ExitStack() as stack:
-        for number in range(50):
-            connection = stack.enter_context(socket.create_connection(address, timeout=5))
-            connection.sendall(request * 3 if number % 2 else request[:-5])
-        time.sleep(system.pause_seconds)
-    return "50 connections"
-
-
 FAULTS: dict[str, Callable[[System], str]] = {
     "kill_worker": functools.partial(_kill, "worker"),
     "kill_model_server": functools.partial(_kill, "model_server"),
@@ -220,12 +192,10 @@ FAULTS: dict[str, Callable[[System], str]] = {
     "full_disk": full_disk,
     "bit_rot_in_journal": bit_rot_in_journal,
     "bit_rot_in_release": bit_rot_in_release,
-    "clock": clock,
     "promote": promote,
     "canary": canary,
     "roll_back": roll_back,
     "overload": overload,
-    "silent_clients": silent_clients,
 }
 
 

@@ -321,7 +321,7 @@ def test_orchestrators_see_the_address_of_every_model_server() -> None:
     port = next(item for item in service["spec"]["ports"] if item["name"] == "grpc")["port"]
     address = f"dns:///{service['metadata']['name']}:{port}"
     assert f"--ranker_address={address}" in _container("orchestrator")["args"]
-    assert ranker.split_address(address) == [address]
+    assert ranker.target(address) == address
     # Without an address of the service, clients connect to the port of the pods.
     assert {"name": "grpc", "containerPort": port} in _container("tensorflow-serving")["ports"]
 

@@ -210,7 +210,7 @@ def test_rows_that_cannot_be_written_at_the_end_are_counted_and_logged(
     assert log.status()["dropped_rows"] == counted["dropped"] == 3
     assert log.status()["pending_rows"] == 0
     assert caplog.messages == [
-        f"The impression log in {tmp_path / 'log'} cannot be written: No such file or directory. "
+        f"impression log: {tmp_path / 'log'} cannot be written: No such file or directory. "
         "The latest rows wait in memory. Check the directory, its permissions and the space on its "
         "disk; create it again if it was moved.",
         "3 rows of the impression log were lost at shutdown: No such file or directory",

@@ -1,5 +1,4 @@
 import asyncio
-import functools
 import json
 import shutil
 import threading
@@ -13,6 +12,7 @@ import waiting
 
 from serving import impressions, orchestrator
 from serving.config import ImpressionLogConfig
+from serving.health import Health
 from serving.orchestrator import answers
 
 
@@ -264,7 +264,7 @@ def test_the_bundle_is_described(http):
 
 def test_health_and_readiness(http):
     assert http.get("/healthz").json() == {"status": "ok"}
-    assert http.get("/readyz").json() == {"status": "ready", "degraded": None}
+    assert http.get("/readyz").json() == {"status": "ready", "problems": {}}
 
 
 def test_without_a_ranker_the_service_answers_but_is_not_ready(tiny_bundle):
@@ -288,51 +288,41 @@ def test_readiness_reports_an_unavailable_ranker(tiny_base, tiny_bundle):
             serving_fixtures.wait_until_ready(url)
             server.stop(grace_seconds=0)
             problem = f"The ranker at {address} is not available"
-            # No ads are requested in the meantime.
+            httpx.post(f"{url}/v1/recommend", json={}, timeout=60)
             waiting.until(
-                lambda: problem in (httpx.get(f"{url}/readyz", timeout=60).json()["degraded"] or "")
+                lambda: (
+                    problem
+                    in httpx.get(f"{url}/readyz", timeout=60).json()["problems"].get("ranker", "")
+                )
             )
             reply = httpx.get(f"{url}/readyz", timeout=60)
     # Answers in retrieval order are better than none.
     assert (reply.status_code, reply.json()["status"]) == (200, "ready")
 
 
-def test_metrics_report_an_unavailable_replica(tiny_base, tiny_bundle, ranker_address):
-    with serving_fixtures.serve_ranker(tiny_base) as server:
-        address = f"127.0.0.1:{server.port}"
-        service = serving_fixtures.make_orchestrator(tiny_bundle, f"{address},{ranker_address}")
-        with (
-            serving_fixtures.serve_app(service) as url,
-            httpx.Client(base_url=url, timeout=60) as http,
-        ):
-            healthy = 'tfrec_ranker_replicas{version="1"} '
-            down = f'tfrec_ranker_replica_down{{replica="{address}",version="1"}} '
-            # No ads are requested, neither before nor after.
-            waiting.until(lambda: f"{healthy}2.0" in http.get("/metrics").text)
-            assert f"{down}0.0" in http.get("/metrics").text
-            server.stop(grace_seconds=0)
-            waiting.until(lambda: f"{down}1.0" in http.get("/metrics").text)
-            assert f"{healthy}1.0" in http.get("/metrics").text
-
-
 def test_readiness_and_metrics_report_a_log_that_cannot_be_written(
     tiny_bundle, ranker_address, tmp_path
 ):
     metrics = orchestrator.ServiceMetrics()
+    health = Health(metrics.observe_problem)
     log = impressions.ImpressionLog(
         tmp_path / "log",
         ImpressionLogConfig(seconds_per_file=0.02),
-        observe_problem=functools.partial(metrics.observe_problem, "impression_log_problem"),
+        health=health,
     )
     (tmp_path / "log").rmdir()
     service = serving_fixtures.make_orchestrator(
-        tiny_bundle, ranker_address, impressions=log, metrics=metrics
+        tiny_bundle, ranker_address, impressions=log, metrics=metrics, health=health
     )
     with serving_fixtures.serve_app(service) as url, httpx.Client(base_url=url, timeout=60) as http:
         http.post("/v1/recommend", json={"k": 2})
-        waiting.until(lambda: log.problem)
-        assert "cannot be written: No such file" in http.get("/readyz").json()["degraded"]
-        waiting.until(lambda: "tfrec_impression_log_problem 1.0" in http.get("/metrics").text)
+        waiting.until(lambda: health.problems)
+        assert (
+            "cannot be written: No such file"
+            in http.get("/readyz").json()["problems"]["impression log"]
+        )
+        exported = 'tfrec_problem{part="impression log"} 1.0'
+        waiting.until(lambda: exported in http.get("/metrics").text)
         assert http.get("/v1/bundle").json()["impression_log"]["pending_rows"] == 2
     log.close()
 

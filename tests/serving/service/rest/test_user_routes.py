@@ -10,6 +10,7 @@ import pytest
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
+from serving.health import Health
 
 CONFIG = serving_fixtures.PATIENT_USERS
 
@@ -31,12 +32,13 @@ class _serving:
     def __init__(self, release, address, directory, store=None, **options):
         opened = store or users.open_store(f"sqlite:{directory}/users.db", CONFIG)
         metrics = orchestrator.ServiceMetrics()
-        data = orchestrator.UserData(opened, CONFIG, metrics)
+        health = Health(metrics.observe_problem)
+        data = orchestrator.UserData(opened, CONFIG, metrics, health)
         self._log = impressions.ImpressionLog(directory / "log")
         service = serving_fixtures.make_orchestrator(
-            release, address, users=data, metrics=metrics, impressions=self._log
+            release, address, users=data, metrics=metrics, impressions=self._log, health=health
         )
-        feedback = impressions.FeedbackLog(directory / "log")
+        feedback = impressions.FeedbackLog(directory / "log", health=health)
         self._app = serving_fixtures.serve_app(service, feedback=feedback, **options)
 
     def __enter__(self):
@@ -143,7 +145,7 @@ def test_events_of_a_clock_that_is_slightly_ahead_are_accepted(http):
 
 def test_readiness_reports_a_feedback_log_until_it_can_be_written_again(serve, tmp_path, caplog):
     def problem():
-        return http.get("/readyz").json()["degraded"]
+        return http.get("/readyz").json()["problems"].get("event log")
 
     with serve() as http:
         (tmp_path / "log").rmdir()
@@ -151,7 +153,7 @@ def test_readiness_reports_a_feedback_log_until_it_can_be_written_again(serve, t
             refused = http.post("/v1/events", json={"events": [event(number)]})
             assert refused.status_code == 503
             assert error_of(refused)[2] in problem()
-        assert caplog.text.count("Events are refused: ") == 1
+        assert caplog.text.count("event log: ") == 1
         (tmp_path / "log").mkdir()
         assert http.post("/v1/events", json={"events": [event("e1")]}).json()["added"] == 1
         assert problem() is None
@@ -287,8 +289,8 @@ def test_a_store_that_is_down_refuses_writes_but_not_recommendations(serve, tmp_
         assert http.delete("/v1/users/u").status_code == 503
         answer = http.post("/v1/recommend", json={"user_id": "u"}).json()
         assert (len(answer["ads"]), answer["user_data"]) == (10, "failed")
-        problem = http.get("/v1/bundle").json()["user_store"]["problem"]
-        assert problem == http.get("/readyz").json()["degraded"]
+        problem = http.get("/v1/bundle").json()["problems"]["user store"]
+        assert problem == http.get("/readyz").json()["problems"]["user store"]
         assert problem == "The user store h:1 failed. Is the server running?"
         page = http.get("/metrics").text
     counts = {
