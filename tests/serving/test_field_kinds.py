@@ -2,25 +2,22 @@
 
 import json
 import re
-from typing import get_args
 
 from repository import ROOT
 
 from serving.impressions import impression_rows
 from serving.releases import models
 from serving.requests import filter_fields
-from serving.service.rest import schemas
 from tfrecords.schema import KINDS, Field
 
 OPTIONS = {"dense": {"length": 2}, "history": {"of": "ad", "event": ("impression", "click")}}
 FIELDS = [Field("field", kind, "query", **OPTIONS.get(kind, {})) for kind in KINDS]
 
 
-def test_each_raw_kind_has_a_tensor_a_column_of_the_impression_log_and_a_description():
+def test_each_raw_kind_has_a_tensor_and_a_column_of_the_impression_log():
     kinds = {kind for field in FIELDS for kind in field.inputs.values()}
     assert set(models._INPUTS) == kinds
     assert set(impression_rows._TYPES) == kinds
-    assert set(get_args(schemas.RawField.model_fields["kind"].annotation)) == kinds
 
 
 def test_the_console_offers_the_conditions_that_fields_of_each_kind_take():
