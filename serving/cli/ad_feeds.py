@@ -1,4 +1,4 @@
-"""Reads updates of a release from files: ads to add, and rates."""
+"""Reads ads to add from files."""
 
 from __future__ import annotations
 
@@ -65,66 +65,6 @@ def read_ads(
             "counts"
         )
     return ads, notes
-
-
-def read_rates(path: pathlib.Path, release: manifest.Manifest) -> dict[str, dict[str, float]]:
-    """Reads rates for `live.LiveIndex.update`.
-
-    Args:
-        path: A table with a field of the ad and its rates, named as in the schema.
-        release: The release to update.
-
-    Returns:
-        Name of a rate -> value of the field -> rate.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It has no rate of the release, lacks the field, or cannot be read.
-    """
-    from tfrecords import formats
-
-    names = formats.column_names(path, ())
-    given = [rate for rate in release.rates if rate["name"] in names]
-    if not given or any(rate["of"] not in names for rate in given):
-        known = [rate for rate in release.rates if rate["of"] != schema.AD]
-        pairs = [f"{rate['of']} and {rate['name']}" for rate in known]
-        raise ValueError(
-            f"{path}: expected a column with a field of the ad and a column with its rate "
-            f"({' or '.join(pairs) or 'the release has none'}), got {list(names)}. Send rates of "
-            "single ads as fields of the --add table."
-        )
-    rates = {}
-    for rate in given:
-        feed = schema.schema_from_json(
-            {
-                "name": "rates",
-                "fields": [
-                    {"name": "unused", "side": "query", "kind": "categorical"},
-                    {"name": rate["of"], "side": "ad", "kind": "categorical"},
-                    {"name": rate["name"], "side": "ad", "kind": "numeric"},
-                ],
-                "ad_key": [rate["of"]],
-                "click": None,
-                "decimal": release.schema.get("decimal"),
-            }
-        )
-        table = formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed)
-        assert table is not None
-        rows, keys = _ads_of(table, feed)
-        if keys.without_key:
-            raise ValueError(
-                f"{path}: expected a {rate['of']} in each row, got "
-                f"{terminal.format_count(keys.without_key, 'row')} without one. Add it, or remove "
-                "these rows."
-            )
-        if keys.repeated:
-            raise ValueError(
-                f"{path}: expected each {rate['of']} once, got {table.num_rows:,} rows of "
-                f"{terminal.format_count(len(rows), 'value')}. Add up the counts of each value."
-            )
-        numbers = {row["ad_id"]: row["fields"][rate["name"]] for row in rows}
-        rates[rate["name"]] = {v: number for v, number in numbers.items() if number is not None}
-    return rates
 
 
 def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from serving import index
-from serving.live import ad_rates, additions, live_update, live_view
+from serving.live import additions, live_update, live_view
 
 
 class LiveState:
@@ -23,11 +23,9 @@ class LiveState:
         self._segments: tuple[additions.AddedSegment, ...] = ()
         self._positions: dict[str, int] = {}
         self._alive = np.zeros(0, bool)
-        self._rates: dict[str, ad_rates.RateUpdate] = {}
 
     def apply(self, update: live_update.Update) -> None:
         """Applies one update."""
-        self._rates.update({rate.name: rate for rate in update.rates})
         added = update.ads[index.AD_ID].to_pylist()
         self._remove([*update.removed, *added])
         if not added:
@@ -52,8 +50,7 @@ class LiveState:
 
     def view(self) -> live_view.LiveView:
         """Returns a view of the current ads."""
-        rates = tuple(self._rates.values())
-        return live_view.LiveView(self._released, self._removed, self._snapshot(), rates)
+        return live_view.LiveView(self._released, self._removed, self._snapshot())
 
     def _snapshot(self) -> additions.Snapshot:
         count = len(self._alive)
@@ -81,11 +78,7 @@ class LiveState:
         schema = self._released.table_schema.remove_metadata()
         ads = added.take(alive) if len(alive) else pa.table(schema.empty_table())
         return live_update.Update(
-            tuple(removed),
-            ads,
-            added.embeddings[alive],
-            added.features[alive],
-            tuple(self._rates.values()),
+            tuple(removed), ads, added.embeddings[alive], added.features[alive]
         )
 
 

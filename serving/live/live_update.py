@@ -1,8 +1,7 @@
 """An update of a live index, as a record of the journal.
 
 A record is an Arrow stream. Its rows are the added and changed ads, with their embeddings and
-encoded features, so that readers do not need the ad tower. The metadata has the ids of removed ads,
-and the rates.
+encoded features, so that readers do not need the ad tower. The metadata has the ids of removed ads.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """
@@ -14,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from serving import errors
-from serving.live import ad_rates
 
 # Field names never start with two underscores.
 _EMBEDDING, _FEATURES = "__embedding__", "__features__"
-_REMOVED, _RATES = b"removed", b"rates"
+_REMOVED = b"removed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +28,17 @@ class Update:
         ads: [B] added or changed ads: ids and raw fields, each id once.
         embeddings: [B, D] float32.
         features: [B, F] int32.
-        rates: Rates that were set.
     """
 
     removed: tuple[str, ...]
     ads: pa.Table
     embeddings: np.ndarray
     features: np.ndarray
-    rates: tuple[ad_rates.RateUpdate, ...] = ()
 
 
 def encode(update: Update) -> bytes:
     """Returns the record of an update."""
-    parts = {_REMOVED: update.removed, _RATES: [rate.to_json() for rate in update.rates]}
-    metadata = {name: json.dumps(part) for name, part in parts.items()}
-    table = update.ads.replace_schema_metadata(metadata)
+    table = update.ads.replace_schema_metadata({_REMOVED: json.dumps(update.removed)})
     for name, values in ((_EMBEDDING, update.embeddings), (_FEATURES, update.features)):
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
@@ -63,10 +57,7 @@ def decode(record: bytes) -> Update:
     """
     try:
         table = pa.ipc.open_stream(record).read_all().combine_chunks()
-        metadata = table.schema.metadata or {}
-        removed = json.loads(metadata[_REMOVED])
-        set_rates = json.loads(metadata.get(_RATES, b"[]"))
-        rates = tuple(ad_rates.RateUpdate.from_json(rate) for rate in set_rates)
+        removed = json.loads((table.schema.metadata or {})[_REMOVED])
         embeddings = _matrix(table[_EMBEDDING], np.float32)
         features = _matrix(table[_FEATURES], np.int32)
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -75,7 +66,7 @@ def decode(record: bytes) -> Update:
             "may have written it. Remove the journal and apply its updates again."
         ) from error
     ads = table.drop_columns([_EMBEDDING, _FEATURES]).replace_schema_metadata(None)
-    return Update(tuple(removed), ads, embeddings, features, rates)
+    return Update(tuple(removed), ads, embeddings, features)
 
 
 def _matrix(column: pa.ChunkedArray, dtype: type) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from serving import index, requests
-from serving.live import ad_rates, additions
+from serving.live import additions
 
 _MAX_KEPT = 64
 
@@ -45,7 +45,6 @@ class LiveView:
         released: Index of the release.
         removed: Rows of the release that were removed or changed.
         added: Snapshot of the added ads.
-        rates: Rates that replace the rates of the ads; filters do not use them.
     """
 
     def __init__(
@@ -53,9 +52,8 @@ class LiveView:
         released: index.AdIndex,
         removed: index.RowSet,
         added: additions.Snapshot,
-        rates: Sequence[ad_rates.RateUpdate] = (),
     ) -> None:
-        self._released, self._rates = released, rates
+        self._released = released
         self._added = added
         self._alive = index.RowSet.full(removed.num_rows) - removed
         self._everything = LiveSet(self._alive, added.alive)
@@ -65,11 +63,6 @@ class LiveView:
     def num_ads(self) -> int:
         """Number of ads that can be found."""
         return self._alive.count + len(self._everything.positions)
-
-    @property
-    def num_rates(self) -> dict[str, int]:
-        """Rate -> number of values whose rates were set."""
-        return {rate.name: len(rate.numbers) for rate in self._rates if rate.numbers}
 
     @property
     def num_added(self) -> int:
@@ -131,12 +124,10 @@ class LiveView:
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Returns the encoded ad features of rows [B, C]: int32 [B, C, F]."""
         is_added = rows >= self._released.num_ads
-        if not is_added.any() and not self._rates:
+        if not is_added.any():
             return self._released.features(rows)
         features = np.array(self._released.features(np.where(is_added, 0, rows)))
         features[is_added] = self._added.features[rows[is_added] - self._released.num_ads]
-        for rate in self._rates:
-            rate.apply(features)
         return features
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
@@ -162,11 +153,6 @@ class LiveView:
         order = np.argsort(np.argsort(is_added, kind="stable"), kind="stable")
         joined = pa.concat_arrays([values, *(chunk.cast(values.type) for chunk in added.chunks)])
         return joined.take(pa.array(order))
-
-    def without_ads(self, field: str, values: Iterable[str]) -> list[str]:
-        """Returns the values of a categorical field that no ad has, sorted."""
-        rows = np.append(self._alive.rows, self._released.num_ads + self._everything.positions)
-        return sorted({*values}.difference(self.column(rows, field).unique().to_pylist()))
 
     def values(
         self, ad_ids: Sequence[str], fields: Iterable[str]
@@ -203,9 +189,6 @@ class LiveView:
             released, new = iter(found), self._added.take(rows[is_added] - self._released.num_ads)
             added = iter(index.listed_ads(new))
             found = [next(added if from_added else released) for from_added in is_added.tolist()]
-        for rate in self._rates:
-            for ad in found:
-                ad.fields[rate.name] = rate.numbers.get(ad.fields[rate.of], ad.fields[rate.name])
         return found
 
     def _merge(

@@ -96,8 +96,7 @@ def check_updates(release: releases.Bundle) -> str:
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
     """
-    with contextlib.closing(live.LiveIndex(release)) as updates:
-        state = updates.status()
+    state = live.LiveIndex(release).status()
     return (
         f"{terminal.format_count(state['added'], 'ad')} added or changed, "
         f"{state['removed_or_changed']:,} of the release removed or changed"

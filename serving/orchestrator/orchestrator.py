@@ -64,7 +64,6 @@ class Orchestrator:
         users: user_data.UserData | None = None,
         health: Health | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        updates: live.UpdateChannel | None = None,
     ) -> None:
         """Creates an orchestrator. The ranker is verified before its first scores are used.
 
@@ -81,8 +80,6 @@ class Orchestrator:
             health: Where problems are reported, which releases in a process share. None: a new one.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
-            updates: Channel of live updates of other hosts, which the orchestrator closes. None:
-                there are none.
 
         Raises:
             RankerMismatchError: The client requests a different version than the bundle's, or
@@ -103,7 +100,7 @@ class Orchestrator:
         self.config = config or OrchestratorConfig()
         self.release = release
         self._clock = clock
-        self.live = live.LiveIndex(release, channel=updates)
+        self.live = live.LiveIndex(release)
         self.impressions = impressions
         self.metrics = metrics or service_metrics.ServiceMetrics()
         self.health = health or Health(self.metrics.observe_problem)
@@ -148,7 +145,6 @@ class Orchestrator:
         self._composing = futures.ThreadPoolExecutor(1, thread_name_prefix="composing")
         self._observed_live: tuple[str | None, int] | None = None
         self._observe_live()
-        self.live.follow()
 
     @property
     def not_ready(self) -> str | None:
@@ -236,7 +232,6 @@ class Orchestrator:
         """Closes the connection to the ranker and stops the threads."""
         if self._ranker is not None:
             await self._ranker.close()
-        self.live.close()
         self.health.set(_LIVE, None, self.release.version)
         self._retrieval.close()
         self._composing.shutdown(wait=False)

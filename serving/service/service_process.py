@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from absl import logging as absl_logging
 
-from serving import errors, index, live, manifest, orchestrator, ranker, releases, requests, users
+from serving import errors, index, manifest, orchestrator, ranker, releases, requests, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
     HttpConfig,
@@ -40,8 +40,6 @@ class ServiceSettings:
         base: Base directory of the bundles.
         version: Release version. None: follow the stable release and the canary.
         ranker_address: host:port of the model server, or of several; see `ranker.target`.
-        update_channel: Address of the channel of live updates; see `live.open_channel`. None: all
-            processes that serve the release share its base directory.
         orchestrator: Options of the orchestrator.
         http: Options of the HTTP server.
         token: Bearer token that requests must carry. None: no token is required.
@@ -58,7 +56,6 @@ class ServiceSettings:
     ranker_address: str
     orchestrator: OrchestratorConfig
     http: HttpConfig
-    update_channel: str | None = None
     token: str | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     impression_directory: str | None = None
@@ -223,7 +220,6 @@ def serve_release(
             metrics=metrics,
             impressions=impressions,
             admitting=admitting,
-            updates=live.open_channel(settings.update_channel, loaded),
             users=user_data,
             health=health,
         )

@@ -73,7 +73,6 @@ FLAGS["version"].help = (
     "Release version; required by promote and canary. Default of verify: the stable release, or "
     "the latest one if none was ever promoted."
 )
-_MAX_NAMED = 3
 # Flags of some actions -> these actions.
 _USED_BY = {
     "version": ("verify", "promote", "canary"),
@@ -144,7 +143,6 @@ def _change(base: pathlib.Path) -> None:
         started = change.after.canary if FLAGS.action == "canary" else change.after.stable
         if started is not None and started != change.before.stable:
             _warn_of_changed_requests(base, change.before.stable, started)
-            _warn_of_missing_updates(base, change.before.stable, started)
 
 
 def _warn_of_changed_requests(base: pathlib.Path, before: int, started: int) -> None:
@@ -180,29 +178,6 @@ def _names_in_requests(release: manifest.Manifest) -> dict[str, dict[str, Any]]:
         "ad fields": forms(release.ad_fields),
         "heads": dict.fromkeys(release.present_heads, "score"),
     }
-
-
-def _warn_of_missing_updates(base: pathlib.Path, updated: int, started: int) -> None:
-    """Prints live updates of one release that another, which now serves, lacks."""
-    from serving import errors, live
-
-    try:
-        missing = live.missing_updates(base, updated, started)
-    except errors.ServingError as error:
-        print(f"! The live updates of release {updated} could not be compared: {error}")
-        return
-    for ads, change, flag in (
-        (missing.removed, "removed", "remove"),
-        (missing.changed, "added or changed", "add"),
-    ):
-        if ads:
-            named = ", ".join(map(repr, ads[:_MAX_NAMED])) + ", …" * (len(ads) > _MAX_NAMED)
-            count = terminal.format_count(len(ads), "ad was", "ads were")
-            print(
-                f"! Release {started} lacks live updates of release {updated}: {count} {change} "
-                f"({named}). To apply them, run tfrec update_index --version={started} "
-                f"--{flag}=FILE with these ads."
-            )
 
 
 def _publish(base: pathlib.Path) -> None:

@@ -39,14 +39,13 @@ from absl import flags
 
 from serving import config, errors, process
 from serving.cli import bearer_token, command_line, config_flags
-from serving.cli.flags import bundle_flags, rule_flags, update_flags, user_flags
+from serving.cli.flags import bundle_flags, rule_flags, user_flags
 
 if TYPE_CHECKING:
     from serving import service
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(rule_flags)
-flags.adopt_module_key_flags(update_flags)
 flags.adopt_module_key_flags(user_flags)
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
 flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
@@ -188,7 +187,6 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             rules=rules,
         ),
         http=http,
-        update_channel=update_flags.update_channel(),
         token=token,
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,

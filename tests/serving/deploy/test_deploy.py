@@ -278,7 +278,7 @@ def test_all_objects_of_the_kustomization_have_the_fields_that_kubernetes_knows(
 
 
 @NEEDS_KUSTOMIZE
-def test_components_name_the_channel_and_open_the_network_to_it(
+def test_components_name_the_user_store_and_open_the_network_to_it(
     with_components: list[dict[str, Any]],
 ) -> None:
     pods = {
@@ -288,7 +288,7 @@ def test_components_name_the_channel_and_open_the_network_to_it(
     }
     for name, secrets in {
         "orchestrator": {
-            "TFREC_UPDATE_CHANNEL": ("tfrec-update-channel", "url", "flags/update_flags.py"),
+            "TFREC_USER_STORE": ("tfrec-user-store", "url", "flags/user_flags.py"),
         },
     }.items():
         (container,) = pods[name]["containers"]

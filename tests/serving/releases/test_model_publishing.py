@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from serving import client, errors, manifest, operations, releases
 from serving.index import AD_ID, IndexConfig, IndexKind
-from serving.live import LiveIndex, missing_updates
+from serving.live import LiveIndex
 from serving.releases import ads_table
 from serving.requests import Request
 from tfrecords.schema import Field, Schema
@@ -189,32 +189,6 @@ def test_ads_are_added_and_removed_by_the_foreign_ad_tower(models, tmp_path):
     with client.LocalClient(tmp_path) as both_stages:
         ads = both_stages.recommend(context=REQUESTS[0], k=NUM_ADS).ads
     assert {ad.ad_id for ad in ads} == {"new", *(f"ad-{i}" for i in range(NUM_ADS) if i != 1)}
-
-
-def test_a_live_change_of_a_vector_alone_is_missing_in_the_next_release(models, tmp_path):
-    def embedded(inputs):
-        return module.serve({name: inputs[name] for name in AD_SPECS})
-
-    module = serving_fixtures.AdTowerModule()
-    tower = Function({**AD_SPECS, "vector": ([None, 2], tf.float32)}, embedded)
-    tower.module = module
-    changed = {
-        "ad_tower": save(tower, tmp_path / "ad_tower"),
-        "ads": ADS.append_column("vector", pa.array([[1.0, 2.0]] * NUM_ADS)),
-        "schema": dataclasses.replace(
-            SCHEMA, fields=(*SCHEMA.fields, Field("vector", "dense", "ad", length=2))
-        ),
-    }
-    base = tmp_path / "base"
-    for _ in range(2):
-        published(base, models, **changed)
-    first = LiveIndex(releases.load(base, 1))
-    (ad,) = first.view().listed(first.view().rows_of(["ad-5"]))
-    for vector, missing in (([1.0, 2.0], ()), ([1.0, -2.0], ("ad-5",))):
-        first.update(
-            [{"ad_id": "ad-5", "fields": {**ad.fields, "vector": vector}, "show": ad.show}]
-        )
-        assert missing_updates(base, 1, 2).changed == missing
 
 
 def test_a_table_without_many_ads_of_the_last_release_is_warned_of(models, tmp_path, caplog):
