@@ -52,7 +52,11 @@ _GAUGES: dict[str, tuple[str, Any, str]] = {
     "in_flight": ("", "livesum", "Requests in flight."),
     "problem": ("part", "livesum", "Processes in which a part has a problem; /readyz tells which."),
     "resident_bytes": ("", "livesum", "Resident memory of the processes, in bytes."),
-    "live_updates": ("version", "mostrecent", "Live updates since the export that are applied."),
+    "live_updates": (
+        "version",
+        "livemin",
+        "Live updates since the export that all processes apply.",
+    ),
 }
 # Metric -> labels, limits of its buckets, and its meaning.
 _HISTOGRAMS = {

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import httpx
 from workload import live_writer, poisson_load, running_service
 
-from serving import errors, manifest, releases
+from serving import errors, live, manifest, releases
 
 _FOLLOW_SECONDS = 90.0
 _RESTART_SECONDS = 60.0
@@ -118,6 +118,7 @@ def bit_rot_in_journal(system: System) -> str:
     writer = system.writers[system.stable()]
     if not journal.exists():
         writer.write()
+    _wait_for_updates(system)
     size = journal.stat().st_size
     offset = system.random.randrange(size)
     with _flipped_bit(journal, offset, system.random):
@@ -218,6 +219,21 @@ def _flipped_bit(path: pathlib.Path, offset: int, chance: random.Random) -> Iter
     finally:
         if path.stat().st_ino == inode:
             flip()
+
+
+def _wait_for_updates(system: System) -> None:
+    """Waits until all processes have read the journal: damage to what they have not is a loss."""
+    version = system.stable()
+    expected = live.LiveIndex(releases.load(system.base, version)).num_updates
+    name = f'tfrec_live_updates{{version="{version}"}} '
+    end = time.monotonic() + _FOLLOW_SECONDS
+    while time.monotonic() < end:
+        # A new connection, which any of the processes may answer.
+        for line in httpx.get(f"{system.url}/metrics", timeout=10).text.splitlines():
+            if line.startswith(name) and float(line.removeprefix(name)) >= expected:
+                return
+        time.sleep(0.05)
+    raise Violation(f"Some process has not read {expected} updates in {_FOLLOW_SECONDS:g} s.")
 
 
 def _wait_for_stable(system: System, version: int) -> None:

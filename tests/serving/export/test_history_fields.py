@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-import contextlib
 import json
 import shutil
 import time
@@ -102,8 +101,8 @@ def logged_events(release, rows, event_files):
         found.setdefault(key, (kind, line["time"], line["ad_id"]))
     plan = schema.schema_from_json(release.manifest.schema)
     listed = histories.listed_fields(plan)
-    with contextlib.closing(live.LiveIndex(release)) as updated:
-        values = updated.view().values(sorted({ad for *_, ad in found.values()}), listed)
+    updated = live.LiveIndex(release)
+    values = updated.view().values(sorted({ad for *_, ad in found.values()}), listed)
     events = collections.defaultdict(list)
     for (user, key), (kind, moment, ad) in found.items():
         own = {name: values[name][ad][0] for name in listed if values[name].get(ad)}
