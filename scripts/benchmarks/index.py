@@ -3,12 +3,13 @@
     python scripts/benchmarks/index.py
     python scripts/benchmarks/index.py --scann_python=workdir/scann-venv/bin/python
     python scripts/benchmarks/index.py --embeddings=ads.npy --queries=queries.npy
-    python scripts/benchmarks/index.py --num_ads=10000000 --kinds=IVFPQ --num_queries=200
+    python scripts/benchmarks/index.py --num_ads=10000000 --kind=IVFPQ --num_queries=200
+    python scripts/benchmarks/index.py --kind=IVFPQ --kind=IVF4096,SQ8
     python scripts/benchmarks/index.py --sweep=10000,100000,1000000 --plot=growth.png
 
 Takes ten minutes for a million ads on two cores, and twenty for ten million, which are never in
 memory at once: they are generated, added and searched exactly in chunks. Embeddings come from
-`tower_embeddings`, from a trained tower (--workdir), or from files. Each row is an index with one
+`tower_embeddings`, or from files. Each row is an index with one
 setting of its search parameters, at k = 500: single queries on one thread (p50, p99, recall), and
 one batch on all cores. TFRS `BruteForce` is measured too, and ScaNN if --scann_python is the
 interpreter of a separate environment, because it cannot be loaded with TensorFlow 2.21
@@ -31,11 +32,9 @@ from absl import flags
 from peers import index_peers
 from workload import fresh_process, harness, index_rows, tower_embeddings
 
-from serving import cli, export, index
-from serving.cli.flags import tuning_flags
+from serving import cli, index
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(tuning_flags)
 Row = dict[str, Any]
 # With more ads, exact search and the peers, which keep floats, are skipped.
 _MAX_ADS_IN_MEMORY = 2_000_000
@@ -49,20 +48,23 @@ def main() -> None:
         index_peers.check_scann(FLAGS.scann_python)
     workdir = pathlib.Path(FLAGS.output_dir)
     workdir.mkdir(parents=True, exist_ok=True)
-    targets = index.IndexConfig(
-        num_candidates=FLAGS.k, target_recall=FLAGS.target_recall, latency_budget_ms=None
-    )
+    configs = [
+        index.IndexConfig(
+            kind=kind, num_lists=FLAGS.num_lists, refine=FLAGS.refine, num_candidates=FLAGS.k
+        )
+        for kind in FLAGS.kind
+    ]
     sizes = harness.flag_numbers("sweep", "10000,100000") if FLAGS.sweep else [FLAGS.num_ads]
     given = _given()
     rows: list[Row] = []
     for size in sizes:
         catalog, queries = _generated(size) if given is None else given
-        rows += measure(catalog, queries, targets, workdir)
+        rows += measure(catalog, queries, configs, workdir)
     result = {
         "k": FLAGS.k,
         "target_recall": FLAGS.target_recall,
         "cores": os.cpu_count(),
-        "source": FLAGS.embeddings or FLAGS.workdir or "generated",
+        "source": FLAGS.embeddings or "generated",
         "rows": rows,
         "best": best(rows, FLAGS.target_recall),
         "scann": "measured" if FLAGS.scann_python else "not measured, for lack of --scann_python",
@@ -78,27 +80,25 @@ def main() -> None:
 def measure(
     catalog: index_rows.EmbeddedAds,
     queries: np.ndarray,
-    targets: index.IndexConfig,
+    configs: list[index.IndexConfig],
     workdir: pathlib.Path,
 ) -> list[Row]:
     """Measures all kinds of index and the peers on one catalog."""
     num_ads = catalog.num_ads
-    tried = index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None])
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
     k = min(FLAGS.k, num_ads)
     exact_rows = index.exact_rows(catalog.chunks(), queries, k)
     rows = []
-    for config in tried:
+    for config in configs:
         if config.kind == "Flat" and num_ads > _MAX_ADS_IN_MEMORY:
             continue
-        print(f"{num_ads:,} ads: {config.kind} {config.storage} {config.refine}", flush=True)
+        print(f"{num_ads:,} ads: {config.kind}", flush=True)
         query_slice = slice(None, _MAX_EXACT_QUERIES if config.kind == "Flat" else None)
-        built = [num_ads, config.kind, config.storage, config.refine, config.num_lists]
-        name = "-".join(map(str, built))
-        saved = workdir / f"{name}.faiss"
-        structure = index_rows.build(catalog, config, queries.shape[1], saved)
-        rows += index_rows.measure(structure, queries[query_slice], exact_rows[query_slice], saved)
-        del structure
+        saved = workdir / f"{num_ads}-{config.kind}.faiss"
+        built = index_rows.build(catalog, config, queries.shape[1], saved)
+        rows += index_rows.measure(
+            built, config, queries[query_slice], exact_rows[query_slice], saved
+        )
     if num_ads <= _MAX_ADS_IN_MEMORY and FLAGS.peers:
         ads = np.concatenate(list(catalog.chunks()))
         print(f"{num_ads:,} ads: peers", flush=True)
@@ -150,18 +150,12 @@ def plot(result: Row, path: str) -> None:
 def _given() -> tuple[index_rows.EmbeddedAds, np.ndarray] | None:
     if bool(FLAGS.embeddings) != bool(FLAGS.queries):
         raise ValueError("--embeddings and --queries: expected both or neither.")
-    if not FLAGS.embeddings and not FLAGS.workdir:
+    if not FLAGS.embeddings:
         return None
     if FLAGS.sweep:
-        raise ValueError("--sweep: expected generated embeddings, not --embeddings or --workdir.")
-    if FLAGS.embeddings:
-        ads, queries = export.embeddings_from_files(FLAGS.embeddings, FLAGS.queries)
-        training_queries, queries = queries[1::2], queries[::2]
-    else:
-        tower = export.trained_tower(pathlib.Path(FLAGS.workdir))
-        ads = export.ad_embeddings(*tower)
-        queries = export.query_embeddings(*tower, "test", FLAGS.num_queries)
-        training_queries = export.query_embeddings(*tower, "validation")
+        raise ValueError("--sweep: expected generated embeddings, not --embeddings.")
+    ads, queries = np.load(FLAGS.embeddings, mmap_mode="r"), np.load(FLAGS.queries)
+    training_queries, queries = queries[1::2], queries[::2]
     rows = tower_embeddings.CHUNK
     catalog = index_rows.EmbeddedAds(
         len(ads),
@@ -196,6 +190,13 @@ if __name__ == "__main__":
     flags.DEFINE_string("output_dir", "workdir/benchmark_index", "Directory for the indexes.")
     flags.DEFINE_bool("peers", True, "Also measure TFRS BruteForce and ScaNN.")
     flags.DEFINE_string("scann_python", None, "Python interpreter with scann and numpy.")
-    FLAGS.set_default("workdir", None)
-    FLAGS.set_default("kinds", "Flat,IVFPQ,IVFPQbf16")
+    flags.DEFINE_string("embeddings", None, "Ad embeddings, .npy [N, D].")
+    flags.DEFINE_string("queries", None, "Query embeddings, .npy [Q, D].")
+    flags.DEFINE_integer("num_queries", 1_000, "Maximum number of queries to use.", lower_bound=2)
+    flags.DEFINE_integer("k", 500, "Number of ads to find.", lower_bound=1)
+    flags.DEFINE_float("target_recall", 0.99, "Recall at k that the best rows must reach.", 0, 1)
+    flags.DEFINE_multi_string("kind", ["Flat", "IVFPQ"], "Kind or factory string; repeatable.")
+    flags.DEFINE_integer("num_lists", None, "Number of cells; default: depends on the ads.")
+    flags.DEFINE_enum("refine", "SQ8", ["SQ8", "SQbf16"], "Vectors that rescore, of IVFPQ.")
+    flags.DEFINE_string("plot", None, "PNG file for a plot of the best rows over the ads.")
     cli.run(main)

@@ -31,7 +31,6 @@ _ONLINE = (
     "release",
     "doctor",
     "update_index",
-    "tune_index",
     "join_feedback",
 )
 MODULES = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from serving import errors, manifest, releases, requests
 from serving.export import release_export
-from serving.index import AdIndex, IndexConfig, build_index, try_kind
+from serving.index import AdIndex, IndexConfig, build_index
 from tfrec import evaluation
 from tfrecords import reader
 
@@ -49,13 +49,9 @@ def opener(
         filters: Filters to measure, from `checked_filters`, or None.
 
     Raises:
-        ValueError: A custom kind of index fails, or cannot be served.
+        ValueError: The index of a factory string cannot be served.
     """
     found = _published(base, data_set, models)
-    if found is None and config.has_own_kind:
-        # Tried now, because the index is built minutes later.
-        queries = release_export.query_embeddings(data_set, models.two_tower, "validation")
-        try_kind(config, len(data_set.catalog()), queries.shape[1])
 
     def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:
         index, name = found or _built(embeddings, data_set, models, config)

@@ -29,7 +29,7 @@ import tensorflow as tf
 from serving import manifest, releases
 from serving.export import evaluated_index, release_export, release_gate, step_lines
 from serving.export.steps import PRODUCTS, Steps
-from serving.index import INDEX_KINDS, IndexConfig
+from serving.index import IndexConfig
 from tfrec import calibration, evaluation, ranking, reports, retrieval, training
 from tfrec.config import (
     CANDIDATE_PARTS,
@@ -545,13 +545,5 @@ def _replacement_line(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> s
 
 
 def _index_inputs(config: IndexConfig) -> dict[str, Any]:
-    """Returns the index configuration, and the digest of the source of a custom kind.
-
-    Raises:
-        ValueError: It is not an `IndexConfig`.
-    """
     check_kind(config, IndexConfig)
-    inputs = {"index": dataclasses.asdict(config)}
-    if config.has_own_kind:
-        return {**inputs, "index_source": INDEX_KINDS.digest(config.kind)}
-    return inputs
+    return {"index": dataclasses.asdict(config)}

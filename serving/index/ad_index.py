@@ -25,10 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import errors, requests
-from serving.index import backend, index_build, kinds, search, widening
+from serving.index import backend, index_build, kinds, search, tuning
 from serving.index.filters import eligibility
 from serving.index.milvus import connection, milvus_build, milvus_index
-from serving.index.tuning import index_choice
 from tfrecords import files
 from tfrecords.schema import SHOWN
 
@@ -132,10 +131,8 @@ def build_index(
     Args:
         embeddings: [N, D] float32, in catalog order; memory-mapped, they are read in pieces.
         config: Kind and parameters. None uses the defaults.
-        tuning_queries: [Q, D] float32, representative query embeddings. With two or more, kind
-            `auto` chooses by measuring if there are more than 10,000 ads, and the search of other
-            kinds is widened until it reaches `config.target_recall`. Queries at odd positions are
-            held out, to measure recall.
+        tuning_queries: [Q, D] float32, representative query embeddings, by which the search is
+            tuned until it reaches `config.target_recall`.
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
         resume_file: File with the number of ads in Milvus, from which a killed build continues.
             None: each build starts from the beginning.
@@ -143,7 +140,7 @@ def build_index(
     Raises:
         AdIndexError: There are no ads, an embedding is not finite, or queries have another length.
         IndexUnavailableError: Milvus does not answer.
-        ValueError: A custom kind of index fails, or its index cannot be served.
+        ValueError: The index of a factory string cannot be served.
     """
     config = config or kinds.IndexConfig()
     if embeddings.ndim != 2 or not embeddings.size:
@@ -155,27 +152,17 @@ def build_index(
             f"Expected tuning queries of shape [Q, {embeddings.shape[1]}], got "
             f"{list(np.shape(tuning_queries))}."
         )
-    chosen_by = None if tuning_queries is None else tuning_queries[::2]
     searcher: search.Searcher | milvus_index.MilvusIndex
     if config.backend == kinds.MILVUS:
         filterable = pa.table({})
         if ads is not None:
             filterable = ads.select(list(eligibility.Eligibility(ads, AD_ID).kinds))
         searcher, parameters = milvus_build.build(embeddings, filterable, config, resume_file)
-    elif (
-        config.kind == kinds.AUTO
-        and len(embeddings) > kinds.EXACT_UP_TO
-        and tuning_queries is not None
-        and len(tuning_queries) > 1
-    ):
-        choice = index_choice.tune_index(embeddings, tuning_queries, config)
-        parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
-        return BuiltIndex(choice.structure.searcher, parameters)
     else:
-        index, kind, parameters = index_build.build(embeddings, config, chosen_by)
+        index, kind, parameters = index_build.build(embeddings, config, tuning_queries)
         searcher = search.Searcher(index, kind=kind)
-    if chosen_by is not None and not searcher.is_exact:
-        widening.widen(searcher, embeddings, chosen_by, config.num_candidates, config.target_recall)
+    if tuning_queries is not None and len(tuning_queries) and not searcher.is_exact:
+        tuning.tune(searcher, embeddings, tuning_queries, config)
     return BuiltIndex(searcher, parameters)
 
 

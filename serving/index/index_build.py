@@ -15,15 +15,18 @@ import faiss
 import numpy as np
 
 from serving import errors
-from serving.index import ivfpq, kinds, own_kind
+from serving.index import filtered_search, ivfpq, kinds
+from serving.index.filters import row_set
 
 # With fewer ads, threads save no time, and are slow on a busy machine.
 _MIN_ADS_FOR_THREADS = 20_000
 _ITERATIONS = 10
+# Rescored candidates of IVFPQ as a multiple of k, if there are no queries to tune it with.
+_REFINE_FACTOR = 2.0
 # Larger samples do not improve scalar quantizers and codebooks.
 _MIN_SAMPLE = 65_536
-# Number of vectors that `try_kind` adds, and of those among them that serve as queries.
-_NUM_TRIED, _NUM_TRIED_QUERIES = 1_000, 64
+# Number of ads in the filtered searches that check an index.
+_NUM_CHECKED = 10
 # Memory-mapped embeddings are read in pieces of this size.
 _ADDED_AT_ONCE = 65_536
 
@@ -55,37 +58,83 @@ def build(
 
     Raises:
         AdIndexError: An embedding is not finite.
-        ValueError: `config.use_gpu` is set, but there is no GPU; or a custom kind
-            fails, or its index cannot be served.
+        ValueError: The index of a factory string cannot be served.
     """
-    size = training_sample_size(config, *embeddings.shape)
-    drawn = sample_vectors(embeddings, size, config.seed)
+    drawn = sample_vectors(embeddings, training_sample_size(config, *embeddings.shape), config.seed)
     check_finite(drawn)
-    index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
-    _fill(index, kind, parameters["factory"], embeddings)
+    try:
+        index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
+        for first in range(0, len(embeddings), _ADDED_AT_ONCE):
+            add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
+        if kind not in kinds.KINDS:
+            _check_filtered_search(index, kind, embeddings[:1])
+    except RuntimeError as error:
+        if config.kind in (kinds.AUTO, *kinds.KINDS):
+            raise
+        raise _unfit(config.kind, f"which fails ({error})") from error
     return index, kind, parameters
 
 
-def try_kind(config: kinds.IndexConfig, num_ads: int, dimension: int) -> None:
-    """Builds a small index of a custom kind, to find errors before long work.
-
-    It trains with random unit vectors, as many as for N ads.
-
-    Args:
-        config: Kind and parameters. Built-in kinds are not tried.
-        num_ads: Number of ads N that will be added.
-        dimension: Embedding size D.
+def check_kind(config: kinds.IndexConfig, dimension: int) -> None:
+    """Checks a factory string, to find errors before long work.
 
     Raises:
-        ValueError: The kind fails, or its index cannot be served.
+        ValueError: FAISS has no such index of this dimension, or it cannot be served.
     """
-    if not config.has_own_kind:
-        return
-    size = training_sample_size(config, num_ads, dimension)
-    drawn = np.random.default_rng(config.seed).standard_normal((size, dimension), np.float32)
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    index, kind, parameters = train_index(drawn, config, num_ads, drawn[:_NUM_TRIED_QUERIES])
-    _fill(index, kind, parameters["factory"], drawn[:_NUM_TRIED])
+    if config.backend == kinds.FAISS and config.kind not in (kinds.AUTO, *kinds.KINDS):
+        _create(config.kind, dimension)
+
+
+def _create(factory: str, dimension: int) -> Any:
+    """Creates the empty index of a factory string."""
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise _unfit(
+            factory, f"which FAISS refuses for {dimension} dimensions ({error})"
+        ) from error
+    ivf = faiss.try_extract_index_ivf(index)
+    reasons = {
+        "which rescores": isinstance(index, faiss.IndexRefine),
+        "whose labels are not the rows of the ads": isinstance(index, faiss.IndexIDMap),
+        "which FAISS makes for distances": index.metric_type != faiss.METRIC_INNER_PRODUCT,
+        "whose vectors cannot be read from its file, as filters need": ivf is not None
+        and isinstance(faiss.downcast_index(ivf), faiss.IndexIVFFastScan),
+    }
+    for reason, is_unfit in reasons.items():
+        if is_unfit:
+            raise _unfit(factory, reason)
+    return index
+
+
+def _check_filtered_search(index: Any, factory: str, queries: np.ndarray) -> None:
+    """Searches half of the ads with the index, and a few without it, as serving does."""
+    every_other = np.arange(0, index.ntotal, 2)
+    half, some = (
+        row_set.RowSet.from_rows(rows, index.ntotal)
+        for rows in (every_other, every_other[:_NUM_CHECKED])
+    )
+    with_selector = filtered_search.FilteredSearch(index, always_exact=0)
+    gathering = filtered_search.FilteredSearch(index)
+    found = [
+        with_selector.search(queries, min(_NUM_CHECKED, half.count), half)[1],
+        gathering.search(queries, some.count, some)[1],
+        gathering.exhaustive(queries, some.count, some)[1],
+    ]
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        # Gathering adds a map from ads to cells, which the index file does not need.
+        ivf.set_direct_map_type(faiss.DirectMap.NoMap)
+    if any((rows < 0).any() for rows in found):
+        raise _unfit(factory, "which finds fewer ads than there are")
+
+
+def _unfit(factory: str, reason: str) -> ValueError:
+    return ValueError(
+        f"index: expected {', '.join((kinds.AUTO, *kinds.KINDS))}, or a FAISS factory string of a "
+        f"flat, IVF or HNSW index for inner products, such as IVF4096,SQ8; got {factory!r}, "
+        f"{reason}."
+    )
 
 
 def train_index(
@@ -110,48 +159,28 @@ def train_index(
     """
     dimension = embeddings.shape[1]
     kind, parameters = kinds.resolve(config, num_ads, dimension)
-    factory = parameters["factory"]
     if kind in kinds.KINDS:
-        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
     else:
-        index = own_kind.create(kind, factory, dimension)
+        index = _create(kind, dimension)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
-    cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
     with threads(_num_threads(num_ads)):
         ivf = faiss.try_extract_index_ivf(index)
         if ivf is not None:
             ivf.cp.seed = config.seed
             ivf.cp.niter = _ITERATIONS
             ivf.cp.max_points_per_centroid = kinds.POINTS_PER_CENTROID
+            # Cells differ in size, so this probes four times those that hold enough ads on average.
+            enough = math.ceil(4 * config.num_candidates * ivf.nlist / num_ads)
+            ivf.nprobe = min(config.num_probes or max(ivf.nlist // 16, enough, 1), ivf.nlist)
         if kind == "IVFPQ":
-            weighted = ivfpq.train(index, embeddings, queries, cells_on)
-            parameters["weighted_by_queries"] = weighted
-        elif kind == "IVF":
-            ivf.clustering_index = cells_on
-            index.train(embeddings)
-            ivf.clustering_index = None
-        elif kind in kinds.KINDS:
-            index.train(embeddings)
+            parameters["weighted_by_queries"] = ivfpq.train(index, embeddings, queries)
+            index.k_factor = _REFINE_FACTOR
         else:
-            own_kind.train(kind, index, embeddings, queries)
-    set_search(index, kind, config, num_ads)
+            index.train(embeddings)
+    if isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efSearch = config.num_candidates
     return index, kind, parameters
-
-
-def _fill(index: Any, kind: str, factory: str, embeddings: np.ndarray) -> None:
-    """Adds all embeddings [N, D], and checks an index of a custom kind."""
-    try:
-        for first in range(0, len(embeddings), _ADDED_AT_ONCE):
-            add_vectors(index, embeddings[first : first + _ADDED_AT_ONCE])
-    except RuntimeError as error:
-        if kind in kinds.KINDS:
-            raise
-        raise ValueError(
-            f"index kind {kind!r}: expected an index to which {len(embeddings):,} ads can be "
-            f"added, got {factory!r}, which fails ({error}). Correct what `factory` returns."
-        ) from error
-    if kind not in kinds.KINDS:
-        own_kind.check_filtered_search(kind, factory, index, embeddings[:1])
 
 
 def add_vectors(index: Any, embeddings: np.ndarray) -> None:
@@ -173,9 +202,12 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
 
 def training_sample_size(config: kinds.IndexConfig, num_ads: int, dimension: int) -> int:
     """Returns the number of embeddings that training uses, at most N."""
-    _, parameters = kinds.resolve(config, num_ads, dimension)
-    sample_size = kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
-    return min(max(sample_size, _MIN_SAMPLE), num_ads)
+    kind, parameters = kinds.resolve(config, num_ads, dimension)
+    num_lists = parameters.get("num_lists", 0)
+    if kind not in kinds.KINDS:
+        ivf = faiss.try_extract_index_ivf(_create(kind, dimension))
+        num_lists = 0 if ivf is None else ivf.nlist
+    return min(max(kinds.POINTS_PER_CENTROID * num_lists, _MIN_SAMPLE), num_ads)
 
 
 def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -184,20 +216,6 @@ def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
         return embeddings
     chosen = np.random.default_rng(seed).choice(len(embeddings), size, replace=False)
     return embeddings[np.sort(chosen)]
-
-
-def megabytes(index: Any) -> float:
-    """Returns the size of the saved index in MB (10^6 bytes)."""
-    total = 0
-
-    def count(piece: bytes) -> int:
-        nonlocal total
-        total += len(piece)
-        return len(piece)
-
-    writer = faiss.PyCallbackIOWriter(count, 1 << 20)
-    faiss.write_index(index, writer)
-    return total / 1e6
 
 
 def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
@@ -218,32 +236,3 @@ def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
 
 def _num_threads(num_ads: int) -> int:
     return 1 if num_ads < _MIN_ADS_FOR_THREADS else faiss.omp_get_max_threads()
-
-
-def _on_gpu(dimension: int, kind: str) -> Any:
-    """Returns an empty GPU index for k-means; None for kinds without cells."""
-    get_num_gpus = getattr(faiss, "get_num_gpus", None)
-    if get_num_gpus is None or get_num_gpus() == 0:
-        raise ValueError(
-            "use_gpu: expected a faiss-gpu build and a GPU, found none. Install faiss-gpu on a "
-            "machine with a GPU, or do not set use_gpu."
-        )
-    flat: Any = {"IVF": faiss.IndexFlatIP, "IVFPQ": faiss.IndexFlatL2}.get(kind)
-    return None if flat is None else faiss.index_cpu_to_all_gpus(flat(dimension))
-
-
-def set_search(index: Any, kind: str, config: kinds.IndexConfig, num_ads: int) -> None:
-    """Sets the search parameters from the config, or their defaults for N ads."""
-    if kind not in kinds.KINDS:
-        kinds.call_own(kind, "set_search", index, config, num_ads)
-        return
-    if kind == "HNSW":
-        index.hnsw.efSearch = config.search_width or config.num_candidates
-    elif kind != "Flat":
-        ivf = faiss.extract_index_ivf(index)
-        # Cells differ in size, so this probes four times the cells that hold enough ads on average.
-        enough = math.ceil(4 * config.num_candidates * ivf.nlist / num_ads)
-        probes = config.num_probes or max(ivf.nlist // 16, enough, 1)
-        ivf.nprobe = min(probes, ivf.nlist)
-    if kind == "IVFPQ":
-        index.k_factor = config.refine_factor

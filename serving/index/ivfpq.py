@@ -25,14 +25,13 @@ from serving.index import ivfpq_space
 _BLOCK = 100_000
 
 
-def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any = None) -> bool:
+def train(index: Any, ads: np.ndarray, queries: np.ndarray | None) -> bool:
     """Trains an index created by the factory, whose clustering parameters are set.
 
     Args:
         index: Index to train in place.
         ads: [sample, D] float32, contiguous.
         queries: [Q, D] float32, representative query embeddings, or None.
-        cells_on: Empty index for k-means, or None; see `ivfpq_space.cells`.
 
     Returns:
         Whether the space is weighted by the queries.
@@ -44,7 +43,7 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
     ivf.by_residual = True
     weights = ivfpq_space.weights(ads, queries, ivf.cp)
     moved = ads if weights is None else ads @ weights.T
-    centroids = ivfpq_space.cells(moved, weights, ivf.nlist, ivf.cp, cells_on)
+    centroids = ivfpq_space.cells(moved, weights, ivf.nlist, ivf.cp)
     matrix = ivfpq_space.rotation(moved, centroids, ivf.pq.M)
     ivf.quantizer.add(centroids @ matrix.T)
     ivf.quantizer.is_trained = True

@@ -66,7 +66,7 @@ def weighted(queries: np.ndarray) -> np.ndarray:
 
 
 def cells(
-    ads: np.ndarray, matrix: np.ndarray | None, num_cells: int, clustering: Any, on: Any = None
+    ads: np.ndarray, matrix: np.ndarray | None, num_cells: int, clustering: Any
 ) -> np.ndarray:
     """Returns centroids [C, D] float32, of unit length without weights.
 
@@ -78,11 +78,10 @@ def cells(
         matrix: Weights [D, D], or None.
         num_cells: Number of cells C.
         clustering: faiss's k-means parameters.
-        on: Empty index that finds the nearest centroids, such as one on a GPU. None uses the CPU.
     """
     clustering.spherical = matrix is None
     learner = faiss.Clustering(ads.shape[1], num_cells, clustering)
-    learner.train(ads, faiss.IndexFlatL2(ads.shape[1]) if on is None else on)
+    learner.train(ads, faiss.IndexFlatL2(ads.shape[1]))
     return faiss.vector_to_array(learner.centroids).reshape(num_cells, -1)
 
 

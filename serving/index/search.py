@@ -4,6 +4,7 @@ Shapes: B queries, N ads, D embedding size.
 """
 
 import os
+from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
 
@@ -28,7 +29,7 @@ class Searcher:
         index: The faiss index.
         structure: `Flat`, `IVF`, `IVFPQ` or `HNSW`, by which it is searched; `other` has no search
             parameters.
-        kind: Name of the kind, which is the structure unless it is a custom kind.
+        kind: The structure, or the factory string that the index was built from.
         num_threads: Number of OpenMP threads per search. One is best for single queries: starting
             threads costs more than they save, and requests already run in parallel.
         refinement: Rescores the best codes; None if the index does not rescore.
@@ -75,6 +76,15 @@ class Searcher:
         if self.refinement is not None:
             parameters["refine_factor"] = self.index.k_factor
         return parameters
+
+    def set_search_parameters(self, values: Mapping[str, Any]) -> None:
+        """Sets what `search_parameters` returns."""
+        if "search_width" in values:
+            self.index.hnsw.efSearch = values["search_width"]
+        if "num_probes" in values:
+            self._ivf.nprobe = values["num_probes"]
+        if "refine_factor" in values:
+            self.index.k_factor = values["refine_factor"]
 
     def place(self) -> dict[str, Any]:
         """Returns nothing: the index is a file of the release."""

@@ -27,8 +27,8 @@ from serving.index import (
     BuiltIndex,
     IndexConfig,
     build_index,
+    check_kind,
     recall_against_exact,
-    try_kind,
 )
 from serving.releases import embedded_ads, models, parts, probes, publishing
 from tfrecords import files
@@ -94,7 +94,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
             values that cannot be served.
         InvalidRequestError: There is no sample request, or one is invalid.
         AdIndexError: The index cannot be built.
-        ValueError: A custom kind of index fails, or cannot be served.
+        ValueError: The index of a factory string cannot be served.
         IndexUnavailableError: Milvus does not answer.
     """
     # If this publish is killed, the next one removes it.
@@ -114,7 +114,7 @@ def _assemble(
     tower = models.QueryTower(staged.query_tower, query_fields)
     ad_tower = models.AdTower(staged.ad_tower, ad_fields)
     queries = _embedded_queries(tower, rows)
-    try_kind(inputs.index_config or IndexConfig(), inputs.ads.num_rows, queries.shape[1])
+    check_kind(inputs.index_config or IndexConfig(), queries.shape[1])
     embeddings, features = embedded_ads.embed(directory, ad_tower, inputs.ads)
     if queries.shape[1] != embeddings.shape[1]:
         raise errors.InvalidModelError(
@@ -285,8 +285,7 @@ def _index(
     if not built.searcher.is_exact and reached < config.target_recall - _RECALL_MARGIN:
         _logger.warning(
             "index: kind %s finds %.1f %% of the best %d ads of held-out requests; expected at "
-            "least %.1f %% (target_recall). Choose another index, for example with tfrec "
-            "tune_index.",
+            "least %.1f %% (target_recall). Choose another index.",
             built.searcher.kind,
             100 * reached,
             config.num_candidates,

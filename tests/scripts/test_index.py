@@ -1,12 +1,10 @@
-"""The scripts that tune and measure the index, at sizes too small to measure speed."""
+"""The script that measures the index, at sizes too small to measure speed."""
 
 import json
 
 import numpy as np
 import pytest
 import scripts_in_forks
-
-from serving import index
 
 
 @pytest.fixture(scope="module")
@@ -20,47 +18,11 @@ def files(tmp_path_factory):
     return [f"--embeddings={directory / 'ads.npy'}", f"--queries={directory / 'queries.npy'}"]
 
 
-@pytest.mark.process
-def test_tuning_prints_its_choice_and_writes_a_config_for_the_export(files, tmp_path):
-    output, plot = tmp_path / "found" / "index.json", tmp_path / "plots" / "index.png"
-    done = scripts_in_forks.run(
-        "tune_index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--latency_budget_ms=1000",
-        f"--output={output}", f"--plot={plot}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "* exact search meets the targets" in done.stdout
-    chosen = json.loads(output.read_text())
-    assert index.IndexConfig(**chosen["config"]).kind == "Flat"
-    assert chosen["held_out"]["recall"] == 1.0
-    assert {row["config"]["kind"] for row in chosen["rows"]} == {"Flat", "IVFPQ"}
-    assert plot.read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.process
-def test_a_memory_limit_that_no_index_meets_is_reported(files):
-    done = scripts_in_forks.run(
-        "tune_index.py", *files, "--k=20", "--kinds=Flat", "--memory_limit_mb=0.1"
-    )
-    assert "* no index is within 0.1 MB; this is the smallest" in done.stdout, done.stderr
-
-
-@pytest.mark.process
-def test_bad_flags_of_tuning_are_named(files, tmp_path):
-    done = scripts_in_forks.run("tune_index.py", files[0])
-    assert "--embeddings and --queries: expected both or neither" in done.stderr
-    done = scripts_in_forks.run("tune_index.py", *files, "--kinds=LSH")
-    assert "--kinds: expected some of" in done.stderr
-    np.save(tmp_path / "bad.npy", np.zeros((3, 7), np.float32))
-    done = scripts_in_forks.run("tune_index.py", files[0], f"--queries={tmp_path / 'bad.npy'}")
-    assert "bad.npy holds float32 [3, 7]; expected floats [rows, 32]" in done.stderr
-    assert done.returncode == 1
-
-
 @pytest.mark.benchmark
 def test_the_index_is_measured_next_to_its_peers(files, tmp_path):
     done = scripts_in_forks.run(
-        "benchmarks/index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--target_recall=0.9",
-        f"--output_dir={tmp_path}",
+        "benchmarks/index.py", *files, "--k=20", "--kind=Flat", "--kind=IVFPQ",
+        "--target_recall=0.9", f"--output_dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -80,28 +42,10 @@ def test_the_index_is_measured_next_to_its_peers(files, tmp_path):
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--num_lists=16,x", "--num_lists: expected numbers such as 256,1024, got '16,x'"),
-        ("--kinds=Flta", "--kinds: expected some of"),
-    ],
-)
-def test_bad_flags_of_the_benchmark_are_named_before_it_searches(flag, message, tmp_path):
-    # So few ads that no index is trained.
-    done = scripts_in_forks.run(
-        "benchmarks/index.py", "--num_ads=50", "--dimension=8", flag, f"--output_dir={tmp_path}"
-    )
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "exact search" not in done.stdout
-
-
-@pytest.mark.benchmark
 def test_an_interpreter_without_scann_is_reported(files, tmp_path):
     missing = tmp_path / "python"
     done = scripts_in_forks.run(
-        "benchmarks/index.py", *files, "--k=20", "--kinds=Flat", f"--scann_python={missing}",
+        "benchmarks/index.py", *files, "--k=20", "--kind=Flat", f"--scann_python={missing}",
         f"--output_dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 1
@@ -112,7 +56,7 @@ def test_an_interpreter_without_scann_is_reported(files, tmp_path):
 def test_growth_is_plotted(tmp_path):
     plot = tmp_path / "plots" / "growth.png"
     done = scripts_in_forks.run(
-        "benchmarks/index.py", "--sweep=500,1000", "--dimension=16", "--k=10", "--kinds=Flat",
+        "benchmarks/index.py", "--sweep=500,1000", "--dimension=16", "--k=10", "--kind=Flat",
         "--num_queries=20", "--nopeers", f"--plot={plot}", f"--output_dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ Shapes: N ads, Q queries, D embedding size, k ads per query.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -13,18 +14,13 @@ import faiss
 import numpy as np
 from workload import fresh_process
 
-from serving.index import (
-    IndexConfig,
-    Searcher,
-    Structure,
-    add_vectors,
-    read_index,
-    time_alone,
-    train_index,
-    training_sample_size,
-)
+from serving import index
 
 Row = dict[str, Any]
+# Number of queries that are searched before timing starts, and of passes over the timed ones.
+_WARM_UP, _PASSES, _MAX_SECONDS = 10, 15, 2.0
+# Wider searches than one with this recall are not measured.
+_ENOUGH = 0.9985
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,55 +40,87 @@ class EmbeddedAds:
     queries: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A saved and opened index, and the time of training and adding."""
+
+    searcher: index.Searcher
+    factory: str
+    seconds: float
+
+
 def build(
-    catalog: EmbeddedAds, config: IndexConfig, dimension: int, saved: pathlib.Path
-) -> Structure:
+    catalog: EmbeddedAds, config: index.IndexConfig, dimension: int, saved: pathlib.Path
+) -> Built:
     """Builds an index chunk by chunk, saves it and opens it.
 
     The time to generate the chunks is not counted.
     """
-    sample = catalog.sample(training_sample_size(config, catalog.num_ads, dimension))
+    sample = catalog.sample(index.training_sample_size(config, catalog.num_ads, dimension))
     started = time.perf_counter()
-    index, _, parameters = train_index(sample, config, catalog.num_ads, catalog.queries)
+    empty, _, parameters = index.train_index(sample, config, catalog.num_ads, catalog.queries)
     seconds = time.perf_counter() - started
     del sample
     for chunk in catalog.chunks():
         started = time.perf_counter()
-        add_vectors(index, chunk)
+        index.add_vectors(empty, chunk)
         seconds += time.perf_counter() - started
-    faiss.write_index(index, str(saved))
-    del index
-    return Structure(
-        Searcher(read_index(saved)),
-        config,
-        build_parameters=parameters,
-        megabytes=saved.stat().st_size / 1e6,
-        build_seconds=seconds,
-    )
+    faiss.write_index(empty, str(saved))
+    del empty
+    return Built(index.Searcher(index.read_index(saved)), parameters["factory"], seconds)
 
 
 def measure(
-    structure: Structure,
+    built: Built,
+    config: index.IndexConfig,
     queries: np.ndarray,
     exact_rows: np.ndarray,
     saved: pathlib.Path,
 ) -> list[Row]:
-    """Measures a built index at all search settings, and opens it in a fresh process."""
-    common = {"library": "faiss", "load_seconds": fresh_process.call(load, saved)}
+    """Measures an index at all search settings, and opens it in a fresh process."""
+    load_seconds = fresh_process.call(load, saved)
     rows, k = [], exact_rows.shape[1]
-    for trial in structure.sweep(queries, exact_rows):
-        times = time_alone(structure.searcher, queries, k)
-        p50, p99 = np.nanpercentile(times, [50, 99]).tolist()
-        measured = dataclasses.asdict(dataclasses.replace(trial, p50_ms=p50, p99_ms=p99))
-        del measured["config"]
-        rate = throughput(structure.searcher, queries, k)
-        rows.append({**measured, "batch_queries_per_second": rate, **common})
+    for setting in index.settings(built.searcher, config) or [{}]:
+        built.searcher.set_search_parameters(setting)
+        recall = index.recall_of_rows(built.searcher.search(queries, k)[1], exact_rows).mean()
+        p50, p99 = np.nanpercentile(time_alone(built.searcher, queries, k), [50, 99]).tolist()
+        shown = ", ".join(f"{name} {value:g}" for name, value in setting.items())
+        rows.append(
+            {
+                "library": "faiss",
+                "name": f"{built.factory}: {shown}" if shown else built.factory,
+                "recall": float(recall),
+                "p50_ms": p50,
+                "p99_ms": p99,
+                "batch_queries_per_second": throughput(built.searcher, queries, k),
+                "build_seconds": built.seconds,
+                "megabytes": saved.stat().st_size / 1e6,
+                "load_seconds": load_seconds,
+            }
+        )
+        if recall >= _ENOUGH:
+            break
     return rows
 
 
-def throughput(searcher: Searcher, queries: np.ndarray, k: int) -> float:
+def time_alone(searcher: index.Searcher, queries: np.ndarray, k: int) -> np.ndarray:
+    """Returns the milliseconds of searches for one query at a time; NaN after the time limit."""
+    for query in queries[:_WARM_UP]:
+        searcher.search(query[None], k)
+    milliseconds = np.full((_PASSES, len(queries)), np.nan)
+    until = time.perf_counter() + _MAX_SECONDS
+    for number, query in itertools.product(range(_PASSES), range(len(queries))):
+        started = time.perf_counter()
+        if started >= until and (number or query >= _WARM_UP):
+            break
+        searcher.search(queries[query][None], k)
+        milliseconds[number, query] = 1e3 * (time.perf_counter() - started)
+    return milliseconds
+
+
+def throughput(searcher: index.Searcher, queries: np.ndarray, k: int) -> float:
     """Returns the queries per second of one batch on all cores."""
-    together = Searcher(searcher.index, faiss.omp_get_max_threads())
+    together = index.Searcher(searcher.index, faiss.omp_get_max_threads())
     together.search(queries[:32], k)
     started = time.perf_counter()
     together.search(queries, k)
@@ -102,5 +130,5 @@ def throughput(searcher: Searcher, queries: np.ndarray, k: int) -> float:
 def load(path: pathlib.Path) -> float:
     """Opens a saved index and returns the seconds; call it in a fresh process."""
     started = time.perf_counter()
-    Searcher(read_index(path))
+    index.Searcher(index.read_index(path))
     return time.perf_counter() - started

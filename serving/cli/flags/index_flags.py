@@ -1,8 +1,5 @@
 """Flags that select the ad index."""
 
-import json
-import pathlib
-
 from absl import flags
 
 from serving import index
@@ -10,10 +7,8 @@ from serving import index
 flags.DEFINE_string(
     "index",
     index.AUTO,
-    f"Kind of ad index: {', '.join(index.INDEX_KINDS.names)}, or MODULE:CLASS for your own.",
-)
-flags.DEFINE_string(
-    "index_config", None, "File written by tfrec tune_index --output; replaces --index."
+    f"Kind of ad index: {', '.join((index.AUTO, *index.KINDS))}, or a FAISS factory string such as "
+    "IVF4096,SQ8.",
 )
 flags.DEFINE_enum(
     "index_backend",
@@ -32,22 +27,7 @@ FLAGS = flags.FLAGS
 
 
 def config() -> index.IndexConfig:
-    """Returns the index config of the flags.
-
-    Raises:
-        ValueError: The file was not written by `tfrec tune_index`.
-    """
-    if not FLAGS.index_config:
-        return index.IndexConfig(
-            kind=FLAGS.index, backend=FLAGS.index_backend, milvus_uri=FLAGS.milvus_uri
-        )
-    if FLAGS.index_backend != "faiss":
-        raise ValueError("--index_config is for FAISS only; leave out --index_backend=milvus.")
-    path = pathlib.Path(FLAGS.index_config)
-    try:
-        return index.IndexConfig(**json.loads(path.read_text())["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"--index_config: {path} cannot be read ({error!r}); expected a file written by "
-            "tfrec tune_index --output."
-        ) from error
+    """Returns the index config of the flags."""
+    return index.IndexConfig(
+        kind=FLAGS.index, backend=FLAGS.index_backend, milvus_uri=FLAGS.milvus_uri
+    )

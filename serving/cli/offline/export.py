@@ -1,11 +1,10 @@
 """Exports both trained stages as the next release bundle.
 
     tfrec export --workdir=workdir/criteo
-    tfrec export --workdir=workdir/criteo --index_config=index.json
+    tfrec export --workdir=workdir/criteo --index=IVF4096,SQ8
 
-Takes seconds, or minutes with a million ads. The index is chosen by measuring kinds and parameters
-on held-out requests, unless --index sets the kind or --index_config names a file written by tfrec
-tune_index. Writes version N to WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and,
+Takes seconds, or minutes with a million ads. The search of the index is tuned on validation
+requests. Writes version N to WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and,
 last, manifests/N.json. TensorFlow Serving can load WORKDIR/bundle/ranker directly. The export is
 refused if the ranker or retrieval is worse on the validation split than in the released version, by
 more than run-to-run variation explains; --force overrides this.

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from serving import errors
 from serving.index import index_build
 from serving.index.filters import eligibility
-from serving.index.kinds import AUTO, EXACT_UP_TO, IndexConfig
+from serving.index.kinds import AUTO, EXACT_UP_TO, NUM_NEIGHBORS, IndexConfig
 from serving.index.milvus import connection, milvus_fields
 from serving.index.milvus.milvus_index import NUM_PARTS, MilvusIndex
 from tfrecords import files, terminal
@@ -57,11 +57,10 @@ def build(
     with connection.calls(uri, "the ads cannot be added"):
         collection = _filled(client, notes, embeddings, ads)
         _make_index(client, collection, kind, parameters, len(embeddings))
-    width = config.search_width or config.num_candidates
     entry = {
         "kind": kind,
         "dimension": embeddings.shape[1],
-        "search": {} if kind == "Flat" else {"search_width": width},
+        "search": {} if kind == "Flat" else {"search_width": config.num_candidates},
         "milvus": {"uri": uri, "collection": collection},
     }
     return MilvusIndex(entry), {"server": client.get_server_version(), **parameters}
@@ -169,7 +168,7 @@ def _structure(config: IndexConfig, num_ads: int) -> tuple[str, dict[str, Any]]:
     kind = config.kind
     if kind == AUTO:
         kind = "Flat" if num_ads <= EXACT_UP_TO else "HNSW"
-    graph = {"M": config.num_neighbors, "efConstruction": _BUILD_WIDTH}
+    graph = {"M": NUM_NEIGHBORS, "efConstruction": _BUILD_WIDTH}
     return kind, graph if kind == "HNSW" else {}
 
 

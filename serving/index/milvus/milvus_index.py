@@ -91,6 +91,10 @@ class MilvusIndex:
         """Returns the current search parameters, for the manifest."""
         return {} if self.search_width is None else {"search_width": self.search_width}
 
+    def set_search_parameters(self, values: Mapping[str, Any]) -> None:
+        """Sets what `search_parameters` returns."""
+        self.search_width = values.get("search_width")
+
     def place(self) -> dict[str, Any]:
         """Returns backend, address and collection, for the manifest."""
         pinned = {"uri": self._uri, "collection": self.collection}

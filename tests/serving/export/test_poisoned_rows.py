@@ -14,11 +14,8 @@ import numpy as np
 import pytest
 import split_logs
 import tensorflow as tf
-from absl import flags
-from absl.testing import flagsaver
 
 from serving import export, index, manifest
-from serving.cli import entry
 from serving.releases import assembly
 from tfrec import config, layers, ranking, retrieval
 from tfrec.ranking import ranker_training
@@ -47,10 +44,6 @@ RETRIEVAL = config.RetrievalConfig(
 )
 # The tuning queries widen its search.
 INDEX = index.IndexConfig(kind="IVF", num_lists=16, num_probes=1, num_candidates=20)
-
-
-class Tuned(Exception):
-    """Ends a command with the arguments of `tune_index`."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -317,17 +310,3 @@ def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requ
             two_tower.served_query_tower, np.concatenate(queries)
         )
         np.testing.assert_allclose(found, embeddings, atol=1e-5)
-
-
-@pytest.mark.trains
-def test_the_command_tunes_an_index_with_validation_requests(runs, exported, script, monkeypatch):
-    data_set = runs.data_sets["none"]
-    two_tower, _ = runs.load("none", "retrieval")
-    monkeypatch.setattr(export, "trained_tower", lambda _: (data_set, two_tower))
-    monkeypatch.setattr(index, "tune_index", lambda *given: (_ for _ in ()).throw(Tuned(*given)))
-    command = script(entry.MODULES["tune_index"])
-    with flagsaver.flagsaver():
-        flags.FLAGS(["tune_index", "--workdir=anywhere"])
-        with pytest.raises(Tuned) as tuned:
-            command.main()
-    np.testing.assert_array_equal(tuned.value.args[1], exported["none"].tuned_with)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from serving import requests
-from serving.index import ad_index, filtered_search, kinds
+from serving.index import ad_index, filtered_search, kinds, tuning
 from serving.index.filters import row_set
-from serving.index.tuning import index_recall
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 NUM_ADS = 3000
@@ -59,7 +58,7 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
         scores, np.einsum("bd,bkd->bk", queries, embeddings[found]), atol=0.02
     )
     # The codes of the index also lose recall at this k without a filter.
-    unfiltered = index_recall.recall_against_exact(searcher, embeddings, queries, K)
+    unfiltered = tuning.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
     if search.is_exact(row_set.RowSet.from_rows(rows, NUM_ADS), K):
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97

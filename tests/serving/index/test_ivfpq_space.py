@@ -4,8 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from serving.index import exact_search, index_build, ivfpq, ivfpq_space, kinds
-from serving.index.tuning import index_recall
+from serving.index import exact_search, index_build, ivfpq, ivfpq_space, kinds, tuning
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +108,7 @@ def test_weights_reduce_the_number_of_cells_to_probe(index):
     for built in (index, plain):
         faiss.extract_index_ivf(built).nprobe = 4
         rows = built.search(queries, 100)[1]
-        found.append(index_recall.recall_of_rows(rows, wanted).mean())
+        found.append(tuning.recall_of_rows(rows, wanted).mean())
     assert found[0] > found[1] + 0.1
 
 
@@ -134,4 +133,4 @@ def test_plain_faiss_reads_and_searches_the_index(index, tmp_path):
     scores, rows = again.search(queries, 50)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ ads.T, rows, axis=1), atol=1e-5)
     wanted = exact_search.exact_rows([ads], queries, 50)
-    assert index_recall.recall_of_rows(rows, wanted).mean() > 0.95
+    assert tuning.recall_of_rows(rows, wanted).mean() > 0.95

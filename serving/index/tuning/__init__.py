@@ -1,1 +1,0 @@
-"""Measures an index and chooses its kind and parameters."""
