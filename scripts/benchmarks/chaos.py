@@ -32,9 +32,9 @@ from absl import flags
 from workload import checked_load, faults, harness, live_writer, running_service
 
 from serving import cli, releases
-from serving.cli.flags import bundle_flags
+from serving.cli import shared_flags
 
-flags.adopt_module_key_flags(bundle_flags)
+shared_flags.define_release()
 flags.DEFINE_integer("seed", 1, "Random seed of the order and the details of the faults.")
 flags.DEFINE_float("minutes", 4.0, "Minimum duration, in minutes.", lower_bound=0.0)
 flags.DEFINE_float("rate", 10.0, "Requests per second.", lower_bound=0.1)
@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         base = pathlib.Path(directory) / "bundles"
         for _ in range(2):
-            manifest = releases.copy_release(bundle_flags.bundle_base(), FLAGS.version, base)
+            manifest = releases.copy_release(shared_flags.bundle_base(), FLAGS.version, base)
         releases.promote(base, 1)
         writers = {version: live_writer.LiveWriter(base, version) for version in (1, 2)}
         log = pathlib.Path(directory) / "impressions"

@@ -40,7 +40,7 @@ from peers import peer_data
 from workload import harness
 
 from serving import cli, export
-from serving.cli.flags import log_flags
+from serving.cli import shared_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
 from tfrec.heads import CLICK, HEADS
 from tfrecords import reader
@@ -70,7 +70,7 @@ flags.DEFINE_integer("model_seed", 1, "Seed of initialization and order of rows.
 flags.DEFINE_integer("bootstrap_samples", 200, "Number of resamples for the intervals.", 1)
 cli.define_flags(config.RankerConfig, names=RANKER_OPTIONS)
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(log_flags)
+shared_flags.define_log()
 
 
 def main() -> None:
@@ -124,7 +124,7 @@ def open_data_set(steps: export.Pipeline) -> reader.DataSet:
         return steps.data_set()
     if not FLAGS.data_path:
         FLAGS.use_synthetic = True
-    return log_flags.converted_data_set(steps)
+    return shared_flags.converted_data_set(steps)
 
 
 def ranker_estimates(

@@ -22,10 +22,10 @@ import numpy as np
 from absl import flags
 
 from serving import cli, manifest, operations, orchestrator
-from serving.cli.flags import bundle_flags
+from serving.cli import shared_flags
 from serving.requests import Answer, Request
 
-flags.adopt_module_key_flags(bundle_flags)
+shared_flags.define_release()
 flags.DEFINE_string("output", "docs/demo_recording.json", "File for the recording.")
 FLAGS = flags.FLAGS
 _TIMED_REQUESTS = 200
@@ -34,7 +34,7 @@ _NO_RANKER = "127.0.0.1:1"
 
 
 def main() -> None:
-    recording = asyncio.run(_record(bundle_flags.bundle_base()))
+    recording = asyncio.run(_record(shared_flags.bundle_base()))
     path = pathlib.Path(FLAGS.output)
     path.write_text(json.dumps(recording, indent=1) + "\n", encoding="utf-8")
     print(f"{len(recording['acts'])} answers of release {recording['release']['version']}: {path}")

@@ -1,12 +1,8 @@
-"""The commands of `tfrec` and their flags.
-
-Flags that several commands share are in `serving.cli.flags`; importing one of its modules defines
-them.
-"""
+"""The commands of `tfrec` and their flags."""
 
 from serving.cli.command_line import require_extra, run
-from serving.cli.config_flags import define_flags, from_flags
 from serving.cli.entry import main, run_command
+from serving.cli.shared_flags import define_flags, from_flags
 
 __all__ = [
     "define_flags",

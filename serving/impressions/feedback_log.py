@@ -3,15 +3,11 @@
     {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "user_id": "u17", "time": 1.8e9,
      "click": 1, "received": 1.8e9}
 
-An event of an answer has its request id. Others have null, because there is no impression to join
-them to: `join_feedback` leaves them out. It also leaves out impressions, because its rows come from
-the impression log. `received` is when the event arrived. Lines are written whole and immediately,
-and several processes may write to one directory. A written line survives the end of its process;
-the operating system writes it to the disk within seconds.
+An event that belongs to no answer has null as `request_id`. `received` is when the event arrived.
+Lines are written whole and immediately, and several processes may write to one directory. A written
+line survives the end of its process; the operating system writes it to the disk within seconds.
 """
 
-import contextlib
-import io
 import json
 import os
 import pathlib
@@ -75,41 +71,36 @@ class FeedbackLog:
             return
         with self._lock:
             try:
-                self._write(lines)
-            except errors.ImpressionLogError as error:
-                self._health.set(_PART, error)
-                raise
+                self._write("".join(lines).encode())
+            except OSError as error:
+                problem = _unwritable(self._path or self._directory, error)
+                # The rest of a half line would make the next one malformed.
+                self._path = None
+                self._health.set(_PART, problem)
+                raise problem from error
             self._health.set(_PART, None)
 
-    def _write(self, lines: Sequence[str]) -> None:
-        content = "".join(lines).encode()
+    def _write(self, content: bytes) -> None:
+        # Closed at once, so that a file that was moved away does not stay open.
+        descriptor = self._open()
         try:
-            # Closed at once, so that a file that was moved away does not stay open.
-            with self._opened() as file:
-                written = file.write(content)
-        except OSError as error:
-            raise _unwritable(self._path or self._directory, error) from error
+            written = os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
         if written < len(content):
-            path = self._path
-            # Continues in another file: the rest of this line would be a malformed event.
-            self._path = None
-            raise errors.ImpressionLogError(
-                f"{path} was only partly written: expected {len(lines)} lines. Free some space "
-                "on its disk, and send the events again."
-            )
+            raise OSError(f"{written} of {len(content)} bytes were written")
 
-    def _opened(self) -> io.FileIO:
+    def _open(self) -> int:
         now = self._clock()
         if self._path is not None and now - self._since <= _SECONDS_PER_FILE:
-            # A file that was moved away is not created again: moving that one would replace it.
-            with contextlib.suppress(FileNotFoundError):
-                file = self._path.open("r+b", buffering=0)
-                file.seek(0, os.SEEK_END)
-                return file
+            try:
+                return os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            except FileNotFoundError:
+                pass  # It was moved away. The same name again would replace it there.
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = FEEDBACK_PATTERN.replace("*", f"{stamp}-{uuid.uuid4().hex[:12]}")
         self._path, self._since = self._directory / name, now
-        return self._path.open("xb", buffering=0)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def _line(event: requests.Event) -> dict[str, Any]:

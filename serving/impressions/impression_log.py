@@ -8,7 +8,7 @@ Answers go into a bounded queue. A thread converts them to rows (`impression_row
 Parquet files atomically, with checksums. Answers that do not fit into the queue, or cannot be
 written, are dropped and counted. A killed process loses the rows that are not in a file yet, from
 at most `seconds_per_file`. Rows may be in two files if the disk reported an error for the first
-one; `_answer_id` identifies duplicates. Several processes may write to the same directory.
+one. Several processes may write to the same directory.
 
 `tfrec join_feedback` joins the files with feedback.
 """
@@ -52,7 +52,6 @@ class _Pending:
     """Rows of one release that are not in a file yet."""
 
     release: manifest.Manifest
-    counts_as_shown: bool
     since: float
     shown: list[impression_rows.RecordedAnswer] = dataclasses.field(default_factory=list)
     shown_rows: int = 0
@@ -67,7 +66,7 @@ class _Pending:
         """Converts the added answers to a record batch; if a value does not fit, they are lost."""
         shown, self.shown, self.shown_rows = self.shown, [], 0
         if shown:
-            self.batches.append(impression_rows.batch(self.release, shown, self.counts_as_shown))
+            self.batches.append(impression_rows.batch(self.release, shown))
             self.batched_rows += self.batches[-1].num_rows
 
     def drop_first(self) -> int:
@@ -86,8 +85,6 @@ class ImpressionLog:
         clock: Returns the time in seconds, for the age of rows that are not in a file yet.
         observe: Called with `written` or `dropped` and a number of rows.
         health: Where a problem is reported. None: nowhere.
-        counts_as_shown: Whether the ads of the answers count as shown to their users, as recorded
-            in each file. False: the pages report what they show as events.
 
     Raises:
         ImpressionLogError: The directory is not writable.
@@ -100,14 +97,12 @@ class ImpressionLog:
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[str, int], None] = lambda outcome, rows: None,
         health: Health | None = None,
-        counts_as_shown: bool = True,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
         self._clock = clock
         self._observe = observe
         self._health = health or Health()
-        self._counts_as_shown = counts_as_shown
         prepare_directory(self.directory)
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
             collections.deque()
@@ -181,9 +176,7 @@ class ImpressionLog:
                     self._write(pending, is_closing)
 
     def _take(self, release: manifest.Manifest, shown: impression_rows.RecordedAnswer) -> None:
-        pending = self._pending.setdefault(
-            release.version, _Pending(release, self._counts_as_shown, self._clock())
-        )
+        pending = self._pending.setdefault(release.version, _Pending(release, self._clock()))
         pending.add(shown)
         if pending.shown_rows >= _ROWS_PER_BATCH:
             self._convert(pending)

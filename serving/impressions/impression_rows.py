@@ -25,7 +25,6 @@ Shapes: R rows.
 
 import dataclasses
 import json
-import socket
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -73,7 +72,7 @@ class RecordedAnswer:
     time: float
 
 
-def schema(release: manifest.Manifest, counts_as_shown: bool) -> pa.Schema:
+def schema(release: manifest.Manifest) -> pa.Schema:
     """Returns the columns of a release's log, with metadata for `logged_schema`."""
     fields = [*release.query_fields, *(f for f in release.ad_fields if f["kind"] != "dense")]
     columns = {**_ANSWER_COLUMNS, **_ad_columns(release)}
@@ -81,8 +80,6 @@ def schema(release: manifest.Manifest, counts_as_shown: bool) -> pa.Schema:
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
     known = {
         "version": release.version,
-        "host": socket.gethostname(),
-        "counts_as_shown": counts_as_shown,
         "schema": release.schema,
         "query_fields": release.query_fields,
         "ad_fields": release.ad_fields,
@@ -98,17 +95,9 @@ def _ad_columns(release: manifest.Manifest) -> dict[str, pa.DataType]:
     return {"_position": pa.int32(), "_ad_id": pa.string(), **dict.fromkeys(scores, pa.float64())}
 
 
-def batch(
-    release: manifest.Manifest, shown: Sequence[RecordedAnswer], counts_as_shown: bool = True
-) -> pa.RecordBatch:
-    """Converts answers to rows [R].
-
-    Args:
-        release: Manifest of the release that gave the answers.
-        shown: Answers to convert.
-        counts_as_shown: Whether the ads of the answers count as shown to their users.
-    """
-    columns, ad_columns = schema(release, counts_as_shown), _ad_columns(release)
+def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.RecordBatch:
+    """Converts answers of a release to rows [R]."""
+    columns, ad_columns = schema(release), _ad_columns(release)
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
     query_fields = [field["name"] for field in release.query_fields]
     ad_fields = [field["name"] for field in release.ad_fields if field["kind"] != "dense"]

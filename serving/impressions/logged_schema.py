@@ -162,19 +162,6 @@ def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
             raise _unreadable(path, error) from error
 
 
-def host_of(schema: pa.Schema) -> str:
-    """Returns the name of the host that wrote a file."""
-    return _known(schema)["host"]
-
-
-def counts_as_shown(table: pa.Table) -> bool:
-    """Returns whether the answers of a file count as impressions of their users.
-
-    If not, the pages reported what they showed as events.
-    """
-    return _known(table.schema)["counts_as_shown"]
-
-
 def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogError:
     return errors.ImpressionLogError(
         f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "

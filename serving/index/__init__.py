@@ -9,7 +9,6 @@ from serving.index.ad_index import (
     ListedAd,
     build_index,
     drop_index,
-    file_of_one_process,
     listed_ads,
 )
 from serving.index.backend import EligibleAds, IndexBackend
@@ -24,7 +23,6 @@ from serving.index.index_build import (
     training_sample_size,
 )
 from serving.index.kinds import AUTO, BACKENDS, KINDS, MILVUS_KINDS, IndexConfig
-from serving.index.milvus.milvus_build import drop_unfinished
 from serving.index.search import Searcher, read_index
 from serving.index.tuning import recall_against_exact, recall_of_rows, settings
 
@@ -49,9 +47,7 @@ __all__ = [
     "build_index",
     "check_kind",
     "drop_index",
-    "drop_unfinished",
     "exact_rows",
-    "file_of_one_process",
     "listed_ads",
     "read_index",
     "recall_against_exact",

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from serving import errors, requests
 from serving.index import backend, index_build, kinds, search, tuning
 from serving.index.filters import eligibility
-from serving.index.milvus import connection, milvus_build, milvus_index
+from serving.index.milvus import milvus_build, milvus_index
 from tfrecords import files
 from tfrecords.schema import SHOWN
 
@@ -124,7 +124,6 @@ def build_index(
     *,
     tuning_queries: np.ndarray | None = None,
     ads: pa.Table | None = None,
-    resume_file: pathlib.Path | None = None,
 ) -> BuiltIndex:
     """Builds an index, in memory or in Milvus.
 
@@ -134,8 +133,6 @@ def build_index(
         tuning_queries: [Q, D] float32, representative query embeddings, by which the search is
             tuned until it reaches `config.target_recall`.
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
-        resume_file: File with the number of ads in Milvus, from which a killed build continues.
-            None: each build starts from the beginning.
 
     Raises:
         AdIndexError: There are no ads, an embedding is not finite, or queries have another length.
@@ -157,7 +154,7 @@ def build_index(
         filterable = pa.table({})
         if ads is not None:
             filterable = ads.select(list(eligibility.Eligibility(ads, AD_ID).kinds))
-        searcher, parameters = milvus_build.build(embeddings, filterable, config, resume_file)
+        searcher, parameters = milvus_build.build(embeddings, filterable, config)
     else:
         index, kind, parameters = index_build.build(embeddings, config, tuning_queries)
         searcher = search.Searcher(index, kind=kind)
@@ -177,18 +174,6 @@ def drop_index(entry: Mapping[str, Any]) -> None:
     """
     if backend.name_of(entry) == kinds.MILVUS:
         milvus_build.drop(entry)
-
-
-def file_of_one_process(entry: Mapping[str, Any]) -> str | None:
-    """Returns the milvus-lite file of a release's index, which only one process can open, or None.
-
-    Args:
-        entry: `index` of the manifest.
-    """
-    if backend.name_of(entry) != kinds.MILVUS:
-        return None
-    address = connection.address_of(entry["milvus"]["uri"])
-    return address if connection.is_file(address) else None
 
 
 def _indices(rows: np.ndarray) -> pa.Array:

@@ -15,6 +15,8 @@ import dataclasses
 import math
 from typing import Any
 
+import faiss
+
 from tfrecords.schema import NUM_CANDIDATES
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
@@ -77,6 +79,8 @@ class IndexConfig:
                 f"milvus_uri: expected none for the backend {self.backend!r}, got "
                 f"{self.milvus_uri!r}. Choose the backend 'milvus'."
             )
+        elif self.kind not in (AUTO, *KINDS):
+            _check_factory(self.kind)
         for name, known in {"refine": REFINEMENTS, "backend": BACKENDS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}.")
@@ -102,6 +106,18 @@ class IndexConfig:
                 f"a milvus-lite file, as milvus.db, got {self.milvus_uri!r}. Commands take it as "
                 "--milvus_uri, or from TFREC_MILVUS_URI."
             )
+
+
+def _check_factory(kind: str) -> None:
+    """Refuses what is no factory string; `check_kind` knows the dimension, and tells the rest."""
+    try:
+        faiss.index_factory(64, kind, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        if "could not parse" in str(error):
+            raise ValueError(
+                f"index kind: expected one of {(AUTO, *KINDS)} or a factory string of FAISS, such "
+                f"as IVF4096,SQ8, got {kind!r}."
+            ) from error
 
 
 def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dict[str, Any]]:

@@ -22,10 +22,9 @@ L values of the longest list, n values of a vector.
 """
 
 import os
-import re
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -88,53 +87,52 @@ class _Model:
         # Frees the graph of a replaced release without waiting for the garbage collector.
         self.free = weakref.finalize(self, self._runner.close)
         if self._runner.operation_types & plugins.PYTHON_OPERATIONS:
-            self.free()
-            raise errors.InvalidModelError(
-                f"{self.part}: expected a model of TensorFlow operations, got one that calls "
-                "Python, which a model server cannot run. Replace tf.py_function and "
-                "tf.numpy_function by TensorFlow operations."
+            self._refuse(
+                "expected a model of TensorFlow operations, got one that calls Python, which a "
+                "model server cannot run. Replace tf.py_function and tf.numpy_function."
             )
-        signatures = self._runner.signature_defs
-        if SIGNATURE not in signatures:
-            self.free()
-            # Names with underscores are TensorFlow's own.
-            names = sorted(name for name in signatures if not name.startswith("__"))
-            raise errors.InvalidModelError(
-                f"{self.part}: expected a SavedModel with the signature {SIGNATURE}, got one with "
-                f"{names}. Save it with signatures={{{SIGNATURE!r}: function}}."
+        self.signature = self._checked(SIGNATURE, inputs, outputs, optional or {})
+        self._inputs, self._outputs = _tensors(self._runner.signature_defs[SIGNATURE])
+
+    def _checked(
+        self,
+        name: str,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        optional: Mapping[str, str],
+    ) -> dict[str, dict[str, Any]]:
+        """Returns a signature with these inputs, exactly, and at least these outputs."""
+        found = self._runner.signature_defs.get(name)
+        if found is None:
+            self._refuse(
+                f"expected a SavedModel with the signature {name}, got one with "
+                f"{sorted(self._runner.signature_defs)}."
             )
-        found = signatures[SIGNATURE]
-        self.signature: dict[str, dict[str, Any]] = {
+        signature = {
             side: {name: _spec(info) for name, info in tensors.items()}
             for side, tensors in (("inputs", found.inputs), ("outputs", found.outputs))
         }
-        present = {n: d for n, d in (optional or {}).items() if n in found.outputs}
-        self._check(inputs, {**outputs, **present})
-        self._inputs, self._outputs = _tensors(found)
-
-    def _check(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-        given = {name: _spec_text(spec) for name, spec in self.signature["inputs"].items()}
-        produced = {name: spec["dtype"] for name, spec in self.signature["outputs"].items()}
+        wanted = {**outputs, **{n: t for n, t in optional.items() if n in found.outputs}}
+        given = {name: _spec_text(spec) for name, spec in signature["inputs"].items()}
+        produced = {n: spec["dtype"] for n, spec in signature["outputs"].items() if n in wanted}
         faults = [
-            f"input {name!r}: expected {inputs.get(name, 'no such input')}, got "
-            f"{given.get(name, 'no such input')}."
-            for name in {**inputs, **given}
-            if inputs.get(name) != given.get(name)
-        ]
-        faults += [
-            f"output {name!r}: expected {dtype}, got "
-            f"{produced.get(name) or f'the outputs {sorted(produced)}'}."
-            for name, dtype in outputs.items()
-            if produced.get(name) != dtype
+            f"{side} {tensor!r}: expected {expected.get(tensor, 'none')}, got "
+            f"{got.get(tensor, 'none')}."
+            for side, expected, got in (("input", inputs, given), ("output", wanted, produced))
+            for tensor in {**expected, **got}
+            if expected.get(tensor) != got.get(tensor)
         ]
         if faults:
-            self.free()
-            lines = "\n  ".join(faults)
-            raise errors.InvalidModelError(
-                f"{self.part}: the signature {SIGNATURE} does not fit the schema and the other "
-                f"models.\n  {lines}\nSave the model again with this signature, or correct the "
-                "schema."
+            self._refuse(
+                f"the signature {name} does not fit the schema and the other models.\n  "
+                + "\n  ".join(faults)
+                + "\nSave the model again with this signature, or correct the schema."
             )
+        return signature
+
+    def _refuse(self, reason: str) -> NoReturn:
+        self.free()
+        raise errors.InvalidModelError(f"{self.part}: {reason}")
 
     def _run(self, columns: Mapping[str, Any], outputs: Sequence[str]) -> list[np.ndarray]:
         names = [self._outputs[output] for output in outputs]
@@ -153,36 +151,18 @@ class QueryTower(_Model):
     threads = saved_model.session_config(inter_op=saved_model.IN_CALLER)
 
     def __init__(self, directory: str | os.PathLike[str], query_fields: Fields) -> None:
-        """Loads the SavedModel.
-
-        Args:
-            directory: Directory of the SavedModel.
-            query_fields: Name and kind of each query field.
-        """
         super().__init__(directory, _inputs_of(query_fields), {"query_embedding": "float32"})
         self._fields = requests.QueryFields(query_fields, ())
         self.num_weights: int | None = None
         found = self._runner.signature_defs.get(FOR_WEIGHTS)
         if found is not None:
+            weights = _spec(found.inputs[HEAD_WEIGHTS])["shape"]
+            # H is a number in the shape (None, H).
+            num_weights = weights[-1] if weights and weights[-1] > 0 else "H"
+            inputs = {**_inputs_of(query_fields), HEAD_WEIGHTS: f"float32 (None, {num_weights})"}
+            self._checked(FOR_WEIGHTS, inputs, {"query_embedding": "float32"}, {})
             self._for_weights = _tensors(found)
-            inputs, outputs = self._for_weights
-            if inputs.keys() != {*self._inputs, HEAD_WEIGHTS} or "query_embedding" not in outputs:
-                self.free()
-                raise errors.InvalidModelError(
-                    f"{self.part}: expected the signature {FOR_WEIGHTS} to map the query fields "
-                    f"and {HEAD_WEIGHTS} to query_embedding, got the inputs {sorted(inputs)} and "
-                    f"the outputs {sorted(outputs)}. Save the model again with this signature, or "
-                    "without it."
-                )
-            weights = _spec_text(_spec(found.inputs[HEAD_WEIGHTS]))
-            shape = re.fullmatch(r"float32 \(None, (\d+)\)", weights)
-            if shape is None:
-                self.free()
-                raise errors.InvalidModelError(
-                    f"{self.part}: expected {HEAD_WEIGHTS} of the signature {FOR_WEIGHTS} to be "
-                    f"float32 (None, H), for H heads, got {weights}. Save the model again."
-                )
-            self.num_weights = int(shape[1])
+            self.num_weights = weights[-1]
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> requests.Columns:
         """Lays out checked requests; see `QueryFields.columns`."""
@@ -211,12 +191,6 @@ class AdTower(_Model):
     threads = saved_model.session_config(intra_op=os.cpu_count() or 1, inter_op=1)
 
     def __init__(self, directory: str | os.PathLike[str], ad_fields: Fields) -> None:
-        """Loads the SavedModel.
-
-        Args:
-            directory: Directory of the SavedModel.
-            ad_fields: Name and kind of each ad field.
-        """
         outputs = {"ad_embedding": "float32"}
         super().__init__(directory, _inputs_of(ad_fields), outputs, {FEATURES: "int32"})
         self._fields = ad_fields
@@ -251,7 +225,7 @@ class AdTower(_Model):
 
 
 class RankerModel(_Model):
-    """Scores candidates."""
+    """Scores candidates with F columns of ad features."""
 
     part = "ranker"
     threads = saved_model.session_config()
@@ -263,14 +237,6 @@ class RankerModel(_Model):
         num_columns: int,
         outputs: Sequence[str] = (),
     ) -> None:
-        """Loads the SavedModel.
-
-        Args:
-            directory: Directory of the SavedModel.
-            query_fields: Name and kind of each query field.
-            num_columns: Number of columns of ad features, F.
-            outputs: Outputs that the model must have.
-        """
         inputs = {**_inputs_of(query_fields), FEATURES: f"int32 (None, None, {num_columns})"}
         super().__init__(directory, inputs, dict.fromkeys(outputs, "float32"))
 

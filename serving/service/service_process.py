@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from absl import logging as absl_logging
 
-from serving import errors, index, manifest, orchestrator, ranker, releases, requests, users
+from serving import errors, manifest, orchestrator, ranker, releases, requests, users
 from serving.config import (
     DEFAULT_MAX_BODY_BYTES,
     HttpConfig,
@@ -134,13 +134,6 @@ def check_first_release(settings: ServiceSettings, num_processes: int) -> None:
     except errors.BundleError:
         # Loading the release reports the error, or falls back to an earlier release.
         return
-    file = index.file_of_one_process(release.index)
-    if file is not None and num_processes > 1:
-        raise errors.ServerStartError(
-            f"Release {version} has its index in the milvus-lite file {file}, which only one "
-            f"process can open; expected --workers=1, got {num_processes}. Serve with one worker, "
-            "or use a Milvus server."
-        )
     requests.Validator(
         release,
         settings.orchestrator.default_k,
@@ -203,7 +196,6 @@ def serve_release(
             settings.impressions,
             observe=functools.partial(metrics.count, "impression_rows"),
             health=health,
-            counts_as_shown=settings.users.record_impressions,
         )
     user_data, feedback = None, None
     if settings.user_store is not None:

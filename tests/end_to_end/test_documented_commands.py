@@ -129,7 +129,7 @@ def test_help_shows_lines_as_they_are_typed(path):
 
 def test_the_flags_of_a_command_include_shared_flags(script):
     train = defined_by_command("train", script)
-    # A flag of the command, of log_flags, and of ConvertConfig.
+    # A flag of the command, of shared_flags, and of ConvertConfig.
     assert {"stage1_epochs", "data_path", "sampled_negatives"} <= train
     assert "patience" not in train
 

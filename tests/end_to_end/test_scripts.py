@@ -244,8 +244,8 @@ def test_logged_answers_are_joined_with_feedback(workdir, tmp_path):
         "join_feedback.py", f"--impressions={tmp_path / 'log'}", f"--output={output}",
         f"--feedback={tmp_path / 'events.jsonl'}",
     )  # fmt: skip
-    assert "3 impressions of 1 answer in " in done.stdout
-    assert "1 event: 1 matched an impression, 0 did not" in done.stdout
+    assert f"{output}: 3 impressions of 1 answers; click 1" in done.stdout
+    assert "events: 1, of which 1 match an impression" in done.stdout
     rows = pq.read_table(output).sort_by("_position").to_pylist()
     assert [row["_ad_id"] for row in rows] == ads
     assert [row["_click"] for row in rows] == [0, 1, 0]

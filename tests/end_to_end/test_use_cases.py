@@ -37,7 +37,8 @@ def commands(name):
 def converted(name, script, writing, directory, rows=ROWS):
     """Converts a generated log with the flags of the README's training command."""
     files = writing.write(name, rows, directory / "log")
-    log_flags = script("serving.cli.flags.log_flags")
+    script("serving.cli.offline.train")
+    shared_flags = script("serving.cli.shared_flags")
     written = [word for word in commands(name)[1] if word.startswith("--")]
     here = [
         word.replace(f"workdir/examples/{name}", str(directory / "log"))
@@ -47,7 +48,7 @@ def converted(name, script, writing, directory, rows=ROWS):
     named = {word.split("=")[1] for word in here if word.partition("=")[0].endswith("_path")}
     assert {str(path) for path in files} < named
     flags.FLAGS(["train", *here])
-    return log_flags.converted_data_set(export.Pipeline(directory, progress=False))
+    return shared_flags.converted_data_set(export.Pipeline(directory, progress=False))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -31,8 +31,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line
-from serving.cli.flags import log_flags
+from serving.cli import command_line, shared_flags
 from tfrecords import formats
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ flags.DEFINE_string(
     "runner", None, "Runner of Apache Beam, such as DaskRunner; default: threads of this process."
 )
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(log_flags)
+shared_flags.define_log()
 # Beam's flags from the command line.
 OTHER_FLAGS: list[str] = []
 
@@ -66,7 +65,7 @@ def main() -> None:
     from serving import export
 
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    data_set = _convert_on_beam(steps) if FLAGS.runner else log_flags.converted_data_set(steps)
+    data_set = _convert_on_beam(steps) if FLAGS.runner else shared_flags.converted_data_set(steps)
     steps.say_what_to_expect(data_set)
     if FLAGS.json:
         command_line.print_json({"directory": data_set.directory, **data_set.description.to_json()})
@@ -78,9 +77,9 @@ def _convert_on_beam(steps: export.Pipeline) -> reader.DataSet:
 
     options = [f"--runner={FLAGS.runner}", *OTHER_FLAGS]
     beam.check_options(options, FLAGS)
-    config = log_flags.conversion_config()
+    config = shared_flags.conversion_config()
     source = beam.on_beam(
-        log_flags.log_source(steps),
+        shared_flags.log_source(steps),
         steps.path("data"),
         options,
         config.max_rejected_fraction,
@@ -94,7 +93,7 @@ def _write_schema(target: pathlib.Path) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists. Move it, or name another file.")
     world_schema = FLAGS.use_synthetic and synthetic.World(synthetic.WORLDS[FLAGS.world]).schema
-    named = world_schema or log_flags.schema_of_format()
+    named = world_schema or shared_flags.schema_of_format()
     schema.save_schema(named, target)
     print(f"Wrote the schema of {named.name} to {target}. Edit it, and add --schema_path={target}.")
 
@@ -124,5 +123,8 @@ def _propose() -> None:
             "format. With --format=tabular, a schema is proposed nevertheless."
         )
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
-    users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
+    users, ads = (
+        shared_flags.optional_path(FLAGS.users_path),
+        shared_flags.optional_path(FLAGS.ads_path),
+    )
     print(schema_inference.write_proposal(FLAGS.data_path, users, ads, target))

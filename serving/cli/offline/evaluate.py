@@ -11,14 +11,13 @@ WORKDIR/evaluation/metrics.json and a report to WORKDIR/evaluation/report.html.
 
 from absl import flags
 
-from serving.cli import command_line, config_flags
-from serving.cli.flags import filter_flags
+from serving.cli import command_line, shared_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
 flags.DEFINE_bool("json", False, "Print only the metrics, as JSON.")
-flags.adopt_module_key_flags(filter_flags)
-config_flags.define_flags(config.EvaluationConfig)
+shared_flags.define_filters()
+shared_flags.define_flags(config.EvaluationConfig)
 FLAGS = flags.FLAGS
 FLAGS["filters"].help = (
     'Filters whose loss of value is measured: a JSON object such as {"conditions": [{"field": '
@@ -32,7 +31,7 @@ def main() -> None:
 
     stages = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json)
     report = stages.evaluate(
-        config_flags.from_flags(config.EvaluationConfig),
+        shared_flags.from_flags(config.EvaluationConfig),
         filters=command_line.json_of_flag("filters"),
     )
     if FLAGS.json:

@@ -15,13 +15,12 @@ import logging
 from absl import flags
 
 from serving import manifest
-from serving.cli import command_line
-from serving.cli.flags import gate_flags, index_flags
+from serving.cli import command_line, shared_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
-flags.adopt_module_key_flags(gate_flags)
-flags.adopt_module_key_flags(index_flags)
+shared_flags.define_force()
+shared_flags.define_index()
 flags.DEFINE_integer(
     "candidate_parts",
     config.CANDIDATE_PARTS,
@@ -39,7 +38,7 @@ def main() -> None:
     # Commands hide warnings of libraries; these are about the index and the models.
     logging.getLogger(releases.__name__).setLevel(logging.WARNING)
     release = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json).export(
-        index=index_flags.config(),
+        index=shared_flags.index_config(),
         force=FLAGS.force,
         candidate_parts=FLAGS.candidate_parts,
     )

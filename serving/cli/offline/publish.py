@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.cli import command_line
-from serving.cli.flags import index_flags
+from serving.cli import command_line, shared_flags
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +52,7 @@ flags.DEFINE_string(
     required=True,
 )
 flags.DEFINE_string("bundle", None, "Base directory of bundles to publish into.", required=True)
-flags.adopt_module_key_flags(index_flags)
+shared_flags.define_index()
 flags.DEFINE_float(
     "wait_seconds", 0.0, "Maximum time to wait for another publish, in seconds.", lower_bound=0.0
 )
@@ -78,7 +77,7 @@ def main() -> None:
             ads=_read_ads(pathlib.Path(FLAGS.ads_path), schema),
             schema=schema,
             sample_requests=_read_requests(path),
-            index_config=index_flags.config(),
+            index_config=shared_flags.index_config(),
             wait_seconds=FLAGS.wait_seconds,
         )
     except errors.SampleRequestError as error:

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line, config_flags
-from serving.cli.flags import gate_flags, index_flags, log_flags
+from serving.cli import command_line, shared_flags
 from tfrec import config
 
 if TYPE_CHECKING:
@@ -49,18 +48,18 @@ flags.DEFINE_integer(
     f"{config.RetrievalConfig.batch_size} and {config.RankerConfig.batch_size}.",
     lower_bound=1,
 )
-config_flags.define_flags(config.RetrievalConfig, ("retrieval_model",))
-config_flags.define_flags(config.RankerConfig, ("ranker",))
+shared_flags.define_flags(config.RetrievalConfig, ("retrieval_model",))
+shared_flags.define_flags(config.RankerConfig, ("ranker",))
 flags.DEFINE_bool("json", False, "Print only metrics, release and durations, as JSON.")
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(log_flags)
-flags.adopt_module_key_flags(index_flags)
-flags.adopt_module_key_flags(gate_flags)
+shared_flags.define_log()
+shared_flags.define_index()
+shared_flags.define_force()
 
 
 def train(workdir: pathlib.Path) -> workflow.TrainedStages:
     """Runs all steps with the options of the flags."""
-    index_config = index_flags.config()
+    index_config = shared_flags.index_config()
     from serving import export, workflow
     from tfrec import ranking, reports, retrieval
 
@@ -77,7 +76,7 @@ def train(workdir: pathlib.Path) -> workflow.TrainedStages:
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
     with steps.locked():
         stages = workflow.train(
-            log_flags.converted_data_set(steps),
+            shared_flags.converted_data_set(steps),
             workdir,
             retrieval=retrieval_config,
             ranking=ranking_config,

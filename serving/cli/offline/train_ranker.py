@@ -11,23 +11,22 @@ import pathlib
 
 from absl import flags
 
-from serving.cli import config_flags
-from serving.cli.flags import distribution_flags
+from serving.cli import shared_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
-config_flags.define_flags(config.RankerConfig)
+shared_flags.define_flags(config.RankerConfig)
 flags.DEFINE_bool("json", False, "Print only the metrics of each epoch, as JSON.")
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(distribution_flags)
+shared_flags.define_distribution()
 
 
 def main() -> None:
     from tfrec import ranking
 
     workdir = pathlib.Path(FLAGS.workdir)
-    ranker_config = config_flags.from_flags(config.RankerConfig)
-    with distribution_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
+    ranker_config = shared_flags.from_flags(config.RankerConfig)
+    with shared_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
         ranking.RANKERS.get(ranker_config.ranker)  # Fails before the data set is read.
         data_set = steps.data_set()
         steps.say_what_to_expect(data_set)

@@ -12,23 +12,22 @@ import pathlib
 
 from absl import flags
 
-from serving.cli import config_flags
-from serving.cli.flags import distribution_flags
+from serving.cli import shared_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
-config_flags.define_flags(config.RetrievalConfig)
+shared_flags.define_flags(config.RetrievalConfig)
 flags.DEFINE_bool("json", False, "Print only the metrics of each epoch, as JSON.")
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(distribution_flags)
+shared_flags.define_distribution()
 
 
 def main() -> None:
     from tfrec import retrieval
 
     workdir = pathlib.Path(FLAGS.workdir)
-    retrieval_config = config_flags.from_flags(config.RetrievalConfig)
-    with distribution_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
+    retrieval_config = shared_flags.from_flags(config.RetrievalConfig)
+    with shared_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
         retrieval.RETRIEVAL_MODELS.get(retrieval_config.retrieval_model)  # Fails first.
         directory = steps.train_retrieval(steps.data_set(), retrieval_config)
     if FLAGS.json:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.cli import command_line, config_flags
+from serving.cli import command_line, shared_flags
 from tfrec.config import RankerConfig, RetrievalConfig
 from tfrecords import terminal
 
@@ -43,8 +43,8 @@ flags.DEFINE_integer(
     "epochs", None, "Maximum number of epochs of a trial. Default: the stage's.", lower_bound=1
 )
 flags.DEFINE_integer("seed", 1, "Seed of the search.", 0, 2**31 - 1)
-config_flags.define_flags(RankerConfig, ("ranker",))
-config_flags.define_flags(RetrievalConfig, ("retrieval_model",))
+shared_flags.define_flags(RankerConfig, ("ranker",))
+shared_flags.define_flags(RetrievalConfig, ("retrieval_model",))
 flags.DEFINE_bool("json", False, "Print only the best options, as JSON.")
 FLAGS = flags.FLAGS
 

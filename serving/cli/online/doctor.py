@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line
-from serving.cli.flags import access_flags, bundle_flags
+from serving.cli import command_line, shared_flags
 
 if TYPE_CHECKING:
     from serving import export, operations, releases
 
-flags.adopt_module_key_flags(access_flags)
-flags.adopt_module_key_flags(bundle_flags)
+shared_flags.define_access()
+shared_flags.define_release()
 flags.DEFINE_list(
     "model_server",
     "127.0.0.1:8500",
@@ -63,7 +62,7 @@ def _findings() -> Iterator[operations.DoctorFinding]:
     from serving import operations, releases
 
     check = operations.DoctorFinding.of
-    base = bundle_flags.bundle_base()
+    base = shared_flags.bundle_base()
     version = FLAGS.version or releases.stable(base)
     loaded: list[releases.Bundle] = []
 
@@ -98,7 +97,7 @@ def _service(release: releases.Bundle) -> Iterator[operations.DoctorFinding]:
         connected = client.Client(
             FLAGS.service,
             timeout_seconds=FLAGS.timeout_seconds,
-            token=access_flags.token(),
+            token=shared_flags.token(),
             verify=FLAGS.tls_authorities or True,
         )
     except (errors.TfrecClientError, OSError) as error:

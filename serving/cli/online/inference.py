@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from serving import errors
-from serving.cli import command_line
-from serving.cli.flags import access_flags, bundle_flags, filter_flags, rule_flags
+from serving.cli import command_line, shared_flags
 from serving.requests import Request, parse
 
 if TYPE_CHECKING:
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 
     Service = orchestrator.Orchestrator | client.AsyncClient
 
-flags.adopt_module_key_flags(access_flags)
-flags.adopt_module_key_flags(bundle_flags)
-flags.adopt_module_key_flags(filter_flags)
-flags.adopt_module_key_flags(rule_flags)
+shared_flags.define_access()
+shared_flags.define_release()
+shared_flags.define_filters()
+shared_flags.define_rules()
 flags.DEFINE_string("ranker_address", None, "host:port of a running model server, or of several.")
 flags.DEFINE_string("server", None, "URL of a running tfrec serve to use instead of a bundle.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
@@ -79,19 +78,19 @@ async def _run() -> None:
         from serving import client
 
         async with client.AsyncClient(
-            FLAGS.server, token=access_flags.token(), verify=FLAGS.tls_authorities or True
+            FLAGS.server, token=shared_flags.token(), verify=FLAGS.tls_authorities or True
         ) as server:
             await _serve(server)
         return
     from serving import operations
 
-    base = bundle_flags.bundle_base()
+    base = shared_flags.bundle_base()
     with contextlib.ExitStack() as stack:
         log = None
         if FLAGS.impression_log is not None:
             from serving import impressions
 
-            log = impressions.ImpressionLog(FLAGS.impression_log, rule_flags.log_config())
+            log = impressions.ImpressionLog(FLAGS.impression_log, shared_flags.log_config())
             stack.callback(log.close)
         async with operations.open_service(
             base, FLAGS.version, FLAGS.ranker_address, impressions=log

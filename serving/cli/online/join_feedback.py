@@ -6,25 +6,25 @@ r"""Joins feedback to the impression log, which gives the next training log.
     tfrec convert --format=tabular --data_path=workdir/shown.parquet \
         --schema_path=workdir/shown.schema.json --workdir=workdir/next
 
-Takes seconds for a million impressions. Feedback is JSON lines, CSV, TSV or Parquet with
-request_id, ad_id, and click and engagement (0 or 1) or revenue (negative: a refund), such as
+Takes seconds for a million impressions. Feedback is JSON lines or Parquet with request_id, ad_id,
+and click and engagement (0 or 1) or revenue (negative: a refund), such as
 {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1}. Several events of an ad are
-combined. Files and events may be delivered more than once: events with the same event_id, or
-without one and equal in all fields, count once. Malformed events are written to
-OUTPUT.rejected.tsv. An ad without events counts as not clicked. The joined log includes the
-position of each ad, which training corrects for, and its propensity.
+combined; events with the same event_id count once. An ad without events counts as not clicked. The
+joined log includes the position of each ad, which training corrects for, and its propensity.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import math
 import pathlib
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from serving.cli import command_line
-from tfrecords import schema, terminal
+from tfrecords import formats, schema
 
 if TYPE_CHECKING:
     from serving import impressions
@@ -45,12 +45,11 @@ flags.DEFINE_string("output", None, "Parquet file for the joined log.", required
 flags.DEFINE_string(
     "schema_path", None, "File for its schema; default: OUTPUT with the extension .schema.json."
 )
-flags.DEFINE_float(
-    "min_age_seconds",
-    0.0,
-    "Minimum age of impressions, relative to the latest one of the log, in seconds; feedback of "
-    "younger ones may still arrive.",
-    lower_bound=0.0,
+flags.DEFINE_string(
+    "until",
+    None,
+    "Latest time of impressions to join, such as 2026-12-01T18:00Z; feedback of later ones may "
+    "still arrive. Default: all impressions.",
 )
 flags.DEFINE_float(
     "max_rejected_fraction",
@@ -65,17 +64,16 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     from serving import impressions
-    from serving.cli import impression_files
 
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".parquet":
         raise ValueError(f"--output: expected a file that ends in .parquet, got {FLAGS.output}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     joined = impressions.join_feedback(
-        impression_files.find("impressions", FLAGS.impressions),
-        impression_files.find_events("feedback", FLAGS.feedback),
+        _files("impressions", impressions.FILE_PATTERN),
+        _files("feedback", impressions.FEEDBACK_PATTERN),
         output,
-        FLAGS.min_age_seconds,
+        _until(),
         FLAGS.max_rejected_fraction,
     )
     target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
@@ -83,64 +81,60 @@ def main() -> None:
     if FLAGS.json:
         paths = {"output": output, "schema_path": target}
         command_line.print_json({**paths, **dataclasses.asdict(joined)})
-        return
-    _describe(joined, output, target)
+    else:
+        _describe(joined, output, target)
+
+
+def _files(flag: str, pattern: str) -> list[pathlib.Path]:
+    """Returns the files of a flag, or those of its directory, the oldest first."""
+    directory = pathlib.Path(FLAGS[flag].value or "")
+    if not directory.is_dir():
+        return list(formats.expand_paths(FLAGS[flag].value))
+    # Without the events of a rotated file, for example, its impressions would not be clicked.
+    if rotated := sorted(directory.glob(f"{pattern}?*")):
+        raise ValueError(
+            f"--{flag}: expected files {pattern}, got {rotated[0]}, which is renamed or "
+            "compressed. Restore it, or move it to another directory to leave it out."
+        )
+    found = sorted(directory.glob(pattern))
+    if not found:
+        raise FileNotFoundError(
+            f"--{flag}: {directory} has no file {pattern}. tfrec serve --impression_log writes the "
+            "first one a minute after the first answer."
+        )
+    return found
+
+
+def _until() -> float:
+    if FLAGS.until is None:
+        return math.inf
+    try:
+        time = datetime.datetime.fromisoformat(FLAGS.until)
+    except ValueError as error:
+        raise ValueError(
+            f"--until: expected a time such as 2026-12-01T18:00Z, got {FLAGS.until!r}."
+        ) from error
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.Path) -> None:
     totals = ", ".join(f"{label} {total:,.10g}" for label, total in joined.totals.items())
-    count = terminal.format_count
-    print(
-        f"{count(joined.rows, 'impression')} of {count(joined.requests, 'answer')} in {output}: "
-        f"{totals}"
-    )
-    print(
-        f"{count(joined.events, 'event')}: {joined.matched:,} matched an impression, "
-        f"{joined.unmatched:,} did not"
-    )
-    if joined.unread:
-        names = [name + (hint and f" ({hint.strip()})") for name, hint in joined.unread.items()]
-        print(f"Columns not read: {terminal.format_list(names)}")
-    if joined.duplicate_rows or joined.duplicate_events:
-        print(
-            "Left out because they were delivered again: "
-            f"{count(joined.duplicate_rows, 'impression')} and "
-            f"{count(joined.duplicate_events, 'event')}"
-        )
-    if joined.events_without_request:
-        clause = "event names no request and was", "events name no request and were"
-        print(f"{count(joined.events_without_request, *clause)} left out")
-    if joined.impression_events:
-        clause = "impression among the events was", "impressions among the events were"
-        print(
-            f"{count(joined.impression_events, *clause)} left out; the rows come from the "
-            "impression log"
-        )
-    if joined.rejected_events:
-        clause = "malformed event is", "malformed events are"
-        print(f"{count(joined.rejected_events, *clause)} in {output.with_suffix('.rejected.tsv')}")
-    if joined.refunded:
-        clause = "ad has", "ads have"
-        print(f"{count(joined.refunded, *clause)} more refunds than revenue, which is set to 0")
-    if joined.warning:
-        print(f"Warning: {joined.warning}")
-    if joined.young:
-        young = count(joined.young, "impression")
-        print(f"Left out because they are younger than --min_age_seconds: {young}")
+    print(f"{output}: {joined.rows:,} impressions of {joined.requests:,} answers; {totals}")
+    print(f"events: {joined.events:,}, of which {joined.matched:,} match an impression")
+    left_out = {
+        "events delivered again": joined.duplicate_events,
+        "events without an answer, or of impressions": joined.other_events,
+        f"malformed events, such as {joined.first_rejected}": joined.rejected_events,
+        "impressions after --until": joined.late_rows,
+    }
+    for what, count in left_out.items():
+        if count:
+            print(f"left out: {count:,} {what}")
     if joined.repeated:
-        clause = "ad with events has", "ads with events have"
         print(
-            f"{count(joined.repeated, *clause)} a request id that several answers share; the "
-            "events count for the latest answer. Use each request_id only once."
+            f"{joined.repeated:,} ads with events have a request id that several answers share; "
+            "the events count for the latest one. Use each request_id only once."
         )
-    if joined.shown_columns:
-        columns = terminal.format_list(joined.shown_columns)
-        print(
-            f"Not logged, although answers show them: {columns}. To "
-            f'show them after the next training, add "show" to {target}, and convert with '
-            "--ads_path, a table of ads that has them"
-        )
-    print(f"Fields: {', '.join(field['name'] for field in joined.schema['fields'])}")
     print(
         f"Convert it with tfrec convert --format=tabular --data_path={output} "
         f"--schema_path={target}"

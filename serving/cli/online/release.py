@@ -39,14 +39,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.cli.flags import bundle_flags, gate_flags
+from serving.cli import shared_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
     from serving import manifest, releases
 
-flags.adopt_module_key_flags(bundle_flags)
-flags.adopt_module_key_flags(gate_flags)
+shared_flags.define_release()
+shared_flags.define_force()
 flags.DEFINE_enum(
     "action",
     "list",
@@ -102,7 +102,7 @@ def main() -> None:
                 f"{' or '.join(f'--action={action}' for action in actions)}. Leave it out, or "
                 "choose another action."
             )
-    base = bundle_flags.bundle_base()
+    base = shared_flags.bundle_base()
     if FLAGS.action == "list":
         rows = releases.list_releases(base)
         print(json.dumps(rows, indent=1) if FLAGS.json else _table(rows))

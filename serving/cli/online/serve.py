@@ -38,15 +38,14 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import config, errors, process
-from serving.cli import bearer_token, command_line, config_flags
-from serving.cli.flags import bundle_flags, rule_flags, user_flags
+from serving.cli import command_line, shared_flags
 
 if TYPE_CHECKING:
     from serving import service
 
-flags.adopt_module_key_flags(bundle_flags)
-flags.adopt_module_key_flags(rule_flags)
-flags.adopt_module_key_flags(user_flags)
+shared_flags.define_release()
+shared_flags.define_rules()
+shared_flags.define_user_store()
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
 flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
 flags.DEFINE_integer(
@@ -85,10 +84,10 @@ flags.DEFINE_string("tls_key", None, "PEM file of the key; default: in the certi
 flags.DEFINE_enum(
     "log_format", "text", config.LOG_FORMATS, "Format of logs; json also logs each request."
 )
-config_flags.define_flags(config.OrchestratorConfig)
-config_flags.define_flags(config.RankingConfig)
-config_flags.define_flags(config.HttpConfig)
-config_flags.define_flags(config.UserStoreConfig)
+shared_flags.define_flags(config.OrchestratorConfig)
+shared_flags.define_flags(config.RankingConfig)
+shared_flags.define_flags(config.HttpConfig)
+shared_flags.define_flags(config.UserStoreConfig)
 FLAGS = flags.FLAGS
 FLAGS["rules"].help += ' "filters" as in a request are also accepted; they apply to all requests.'
 
@@ -105,7 +104,7 @@ def main() -> None:
     # before the embedded server is stopped, or Ctrl-C would count as an interrupted command.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    base = bundle_flags.bundle_base()
+    base = shared_flags.bundle_base()
     values = settings(base)
     service.prepare_logs(values.json_logs)
     with contextlib.ExitStack() as stack:
@@ -156,14 +155,14 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
     _check_ports()
     ranker_address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
     ranker.target(ranker_address)
-    user_store = user_flags.user_store()
+    user_store = shared_flags.user_store()
     if FLAGS.impression_log is not None:
         impressions.prepare_directory(pathlib.Path(FLAGS.impression_log))
-    http = config_flags.from_flags(
+    http = shared_flags.from_flags(
         config.HttpConfig, tls_certificate=FLAGS.tls_certificate, tls_key=FLAGS.tls_key
     )
     service.check_tls(http)
-    token = bearer_token.read_token(FLAGS.token_file)
+    token = shared_flags.read_token(FLAGS.token_file)
     if token is None and FLAGS.host not in _LOOPBACK:
         print(
             f"warning: The service on {FLAGS.host} accepts unauthenticated requests; set "
@@ -181,18 +180,18 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         base=base,
         version=FLAGS.version,
         ranker_address=ranker_address,
-        orchestrator=config_flags.from_flags(
+        orchestrator=shared_flags.from_flags(
             config.OrchestratorConfig,
-            ranker=config_flags.from_flags(config.RankingConfig),
+            ranker=shared_flags.from_flags(config.RankingConfig),
             rules=rules,
         ),
         http=http,
         token=token,
         max_body_bytes=FLAGS.max_body_bytes,
         impression_directory=FLAGS.impression_log,
-        impressions=rule_flags.log_config(),
+        impressions=shared_flags.log_config(),
         user_store=user_store,
-        users=config_flags.from_flags(config.UserStoreConfig),
+        users=shared_flags.from_flags(config.UserStoreConfig),
         json_logs=FLAGS.log_format == "json",
     )
 

@@ -31,14 +31,13 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from serving import errors
-from serving.cli import ad_feeds, command_line
-from serving.cli.flags import bundle_flags
+from serving.cli import ad_feeds, command_line, shared_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
     from serving.live import Applied
 
-flags.adopt_module_key_flags(bundle_flags)
+shared_flags.define_release()
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
 flags.DEFINE_string("remove", None, "File with the ids of ads to remove, one per line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
@@ -51,7 +50,7 @@ def main() -> None:
     from serving import releases
     from serving.live import LiveIndex
 
-    base = bundle_flags.bundle_base()
+    base = shared_flags.bundle_base()
     versions = [FLAGS.version]
     if FLAGS.version is None:
         pointer = releases.current_pointer(base)

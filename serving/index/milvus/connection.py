@@ -53,42 +53,23 @@ def connect(uri: str) -> Any:
             return pymilvus.MilvusClient(**options)
 
 
-class _CauseFilter(logging.Filter):
-    """Keeps the error that milvus-lite only logs, and suppresses the log record."""
-
-    error: BaseException | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info is None:
-            return True
-        self.error = record.exc_info[1]
-        return False
-
-
 def _open_file(options: dict[str, Any]) -> Any:
     """Returns the client of a milvus-lite file, whose server runs in this process."""
     import pymilvus
 
-    # It would log that milvus-lite lacks a call, which `pymilvus` does not need.
-    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
-    cause, logger = _CauseFilter(), logging.getLogger("milvus_lite.server_manager")
-    logger.addFilter(cause)
+    # They log the stack trace of an error, and that milvus-lite lacks a call that is not needed.
+    for name in ("milvus_lite", "grpc._server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # milvus-lite closes a connection after a few of the client's pings, which come every 10 s.
     no_pings = {"grpc.keepalive_time_ms": 2**31 - 1}
     try:
         return pymilvus.MilvusClient(**options, grpc_options=no_pings)
     except pymilvus.MilvusException as error:
-        is_locked = type(cause.error).__name__ == "DataDirLockedError"
         raise errors.IndexUnavailableError(
-            f"The milvus-lite file {options['uri']} cannot be opened: another process, such as "
-            "tfrec serve, has it open, and only one can. Stop that process first, or use a Milvus "
-            "server."
-            if is_locked
-            else f"The milvus-lite file {options['uri']} cannot be opened: "
-            f"{cause.error or error.message}. Check the path; {URI_VARIABLE} overrides it."
+            f"The milvus-lite file {options['uri']} cannot be opened: {error.message}. Only one "
+            "process can have it open: stop any other, such as tfrec serve, or use a Milvus "
+            f"server. {URI_VARIABLE} overrides the path."
         ) from error
-    finally:
-        logger.removeFilter(cause)
 
 
 def address_of(uri: str) -> str:

@@ -3,9 +3,7 @@
 Shapes: N ads, D embedding size.
 """
 
-import json
-import logging
-import pathlib
+import contextlib
 import time
 import uuid
 from collections.abc import Mapping
@@ -21,9 +19,7 @@ from serving.index.filters import eligibility
 from serving.index.kinds import AUTO, EXACT_UP_TO, NUM_NEIGHBORS, IndexConfig
 from serving.index.milvus import connection, milvus_fields
 from serving.index.milvus.milvus_index import NUM_PARTS, MilvusIndex
-from tfrecords import files, terminal
-
-_logger = logging.getLogger(__name__)
+from tfrecords import terminal
 
 _POLL_SECONDS = 0.5
 # A build without progress for this long is stuck: its server is out of space, or lost a node.
@@ -36,7 +32,6 @@ def build(
     embeddings: np.ndarray,
     ads: pa.Table,
     config: IndexConfig,
-    resume_file: pathlib.Path | None = None,
 ) -> tuple[MilvusIndex, dict[str, Any]]:
     """Adds the ads to a new collection, and waits for its index.
 
@@ -44,7 +39,6 @@ def build(
         embeddings: [N, D] float32; read in pieces.
         ads: N rows of the fields that filters may name.
         config: Kind, parameters and address.
-        resume_file: See `build_index`.
 
     Returns:
         The index, and its build parameters.
@@ -53,10 +47,16 @@ def build(
     uri = connection.portable(config.milvus_uri)
     client = connection.connect(uri)
     kind, parameters = _structure(config, len(embeddings))
-    notes = _Notes(resume_file, uri)
-    with connection.calls(uri, "the ads cannot be added"):
-        collection = _filled(client, notes, embeddings, ads)
-        _make_index(client, collection, kind, parameters, len(embeddings))
+    collection = f"tfrec_{uuid.uuid4().hex[:16]}"
+    try:
+        with connection.calls(uri, "the ads cannot be added"):
+            _create(client, collection, embeddings.shape[1], ads)
+            _fill(client, collection, embeddings, ads)
+            _make_index(client, collection, kind, parameters, len(embeddings))
+    except BaseException:
+        with contextlib.suppress(errors.IndexUnavailableError):
+            drop({"milvus": {"uri": uri, "collection": collection}})
+        raise
     entry = {
         "kind": kind,
         "dimension": embeddings.shape[1],
@@ -66,65 +66,15 @@ def build(
     return MilvusIndex(entry), {"server": client.get_server_version(), **parameters}
 
 
-class _Notes:
-    """The collection of a build and the number of ads in it, in a file that survives a kill."""
-
-    def __init__(self, path: pathlib.Path | None, uri: str) -> None:
-        self._path = path
-        self._uri = uri
-        known = _read_notes(path)
-        if known and known["uri"] != uri:
-            drop_unfinished(path)
-            known = {}
-        self.collection: str | None = known.get("collection")
-        self.added: int = known.get("added", 0)
-
-    def write(self, collection: str, added: int) -> None:
-        self.collection, self.added = collection, added
-        if self._path is not None:
-            files.write_json(
-                self._path, {"uri": self._uri, "collection": collection, "added": added}
-            )
-
-
-def _read_notes(path: pathlib.Path | None) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path is not None and path.is_file() else {}
-
-
-def drop_unfinished(path: pathlib.Path | None) -> None:
-    """Drops the collection of an unfinished build; a failure is only logged.
-
-    Args:
-        path: `resume_file` of `build_index`. None or a missing file: does nothing.
-    """
-    notes = _read_notes(path)
-    if notes:
-        try:
-            drop({"milvus": notes})
-        except errors.BundleError as error:
-            _logger.warning("An unfinished collection was left behind: %s", error)
-
-
-def _filled(client: Any, notes: _Notes, embeddings: np.ndarray, ads: pa.Table) -> str:
-    """Returns a collection with all ads; resumes the one of a killed export."""
+def _fill(client: Any, collection: str, embeddings: np.ndarray, ads: pa.Table) -> None:
     size = max(
         connection.BYTES_PER_CALL // (4 * embeddings.shape[1] + 64 * (1 + ads.num_columns)), 1
     )
-    collection = notes.collection
-    if collection is None or not client.has_collection(collection):
-        collection = f"tfrec_{uuid.uuid4().hex[:16]}"
-        notes.write(collection, 0)
-        _create(client, collection, embeddings.shape[1], ads)
-    elif notes.added < len(embeddings):
-        # The process was killed while these rows were being added.
-        client.delete(collection, ids=list(range(notes.added, notes.added + size)))
-    starts = range(notes.added, len(embeddings), size)
+    starts = range(0, len(embeddings), size)
     for first in terminal.with_progress(starts, "adding ads to Milvus", "calls"):
         client.insert(collection, _entities(first, embeddings[first : first + size], ads))
-        notes.write(collection, min(first + size, len(embeddings)))
     # Before a flush, searches use an interim index that misses half of the ads.
     client.flush(collection)
-    return collection
 
 
 def _create(client: Any, collection: str, dimension: int, ads: pa.Table) -> None:
@@ -176,10 +126,6 @@ def _make_index(
     client: Any, collection: str, kind: str, parameters: Mapping[str, Any], num_ads: int
 ) -> None:
     """Builds the index, and waits until it contains all ads."""
-    if client.list_indexes(collection):
-        # From an export that was killed while Milvus built it, maybe with other parameters.
-        client.release_collection(collection)
-        client.drop_index(collection, "embedding")
     index_params = client.prepare_index_params()
     index_params.add_index(
         "embedding", index_type=kind.upper(), metric_type="IP", params=dict(parameters)
@@ -202,7 +148,7 @@ def _make_index(
             raise errors.IndexUnavailableError(
                 f"Milvus has indexed {indexed:,} of {num_ads:,} ads of {collection}, and none "
                 f"more for {_STALLED_SECONDS / 60:g} min. Look at its index nodes (memory, disk, "
-                "log), and start the export again, which continues from there."
+                "log), and start the export again."
             )
         time.sleep(_POLL_SECONDS)
     client.load_collection(collection)

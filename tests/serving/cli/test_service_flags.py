@@ -7,7 +7,7 @@ import pytest
 import serving_fixtures
 from absl import flags
 
-from serving import errors, manifest, service
+from serving import errors, service
 from serving.cli import entry
 
 
@@ -85,19 +85,3 @@ def test_rules_do_not_hide_why_a_release_cannot_be_loaded(settings, tmp_path):
     rules = '--rules={"caps": [{"field": "brand", "max": 1}]}'
     service.check_first_release(settings(rules), 1)
     assert not list(tmp_path.iterdir())
-
-
-def test_several_workers_are_refused_for_a_milvus_lite_file(
-    settings, tiny_base, tmp_path, monkeypatch
-):
-    release = manifest.read(tiny_base, 1)
-    in_file = {**release.index, "backend": "milvus", "milvus": {"uri": "/a/m.db"}}
-    (tmp_path / "manifests").mkdir()
-    changed = manifest.encode(dataclasses.replace(release, index=in_file))
-    (tmp_path / "manifests" / "1.json").write_bytes(changed)
-    values = settings("--version=1")
-    service.check_first_release(values, 1)
-    with pytest.raises(errors.ServerStartError, match=r"file /a/m\.db, .* --workers=1, got 2"):
-        service.check_first_release(values, 2)
-    monkeypatch.setenv("TFREC_MILVUS_URI", "http://localhost:19530")
-    service.check_first_release(values, 2)

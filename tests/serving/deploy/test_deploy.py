@@ -288,7 +288,7 @@ def test_components_name_the_user_store_and_open_the_network_to_it(
     }
     for name, secrets in {
         "orchestrator": {
-            "TFREC_USER_STORE": ("tfrec-user-store", "url", "flags/user_flags.py"),
+            "TFREC_USER_STORE": ("tfrec-user-store", "url", "shared_flags.py"),
         },
     }.items():
         (container,) = pods[name]["containers"]

@@ -64,7 +64,7 @@ def test_a_ranker_can_be_trained_on_logged_answers(shown, ranker_config, tmp_pat
     output = tmp_path / "shown.parquet"
     log_files = sorted(directory.glob(impressions.FILE_PATTERN))
     joined = impressions.join_feedback(log_files, [events], output)
-    assert (joined.rows, joined.requests, joined.unmatched) == (1500, 300, 0)
+    assert (joined.rows, joined.requests, joined.matched) == (1500, 300, joined.events)
     assert joined.totals == {"click": len(clicked)}
 
     # The log agrees with the answers.

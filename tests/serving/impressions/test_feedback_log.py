@@ -1,6 +1,6 @@
 """The log of users' feedback on answers."""
 
-import pathlib
+import os
 import shutil
 
 import pytest
@@ -39,14 +39,14 @@ def test_a_new_file_is_started_after_one_was_moved_away(tmp_path):
 def test_a_file_that_is_moved_away_before_it_is_opened_is_not_created_again(tmp_path, monkeypatch):
     log = impressions.FeedbackLog(tmp_path / "log")
     (tmp_path / "moved").mkdir()
-    open_path = pathlib.Path.open
+    open_file = os.open
 
-    def move_and_open(path, *arguments, **options):
+    def move_and_open(path, *arguments):
         if path.exists():
             path.rename(tmp_path / "moved" / path.name)
-        return open_path(path, *arguments, **options)
+        return open_file(path, *arguments)
 
-    monkeypatch.setattr(pathlib.Path, "open", move_and_open)
+    monkeypatch.setattr(os, "open", move_and_open)
     for _ in range(3):
         log.append([EVENT])
     names = [path.name for folder in ("log", "moved") for path in (tmp_path / folder).iterdir()]

@@ -5,13 +5,10 @@ import functools
 import sys
 
 import index_fixtures
-import killed
-import milvus_servers
 import numpy as np
 import pyarrow as pa
 import pytest
 import requirements
-import serving_fixtures
 
 from serving import errors, index, requests
 from serving.index import AD_ID, ad_index, exact_search
@@ -293,35 +290,6 @@ def test_a_build_without_progress_is_aborted(tmp_path, monkeypatch):
     config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=str(tmp_path / "a.db"))
     with pytest.raises(errors.IndexUnavailableError, match=r"has indexed 20 of 50 ads of tfrec_"):
         index.build_index(embeddings()[:50], config, ads=ads().slice(0, 50))
-
-
-def build_in_small_calls(uri, resume_file):
-    connection.BYTES_PER_CALL = 160_000
-    config = index.IndexConfig(kind="Flat", backend="milvus", milvus_uri=uri)
-    return index.build_index(embeddings(), config, ads=ads(), resume_file=resume_file)
-
-
-@pytest.mark.engines
-@requirements.NEEDS_MILVUS
-def test_a_killed_build_resumes_after_the_added_ads(tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "BYTES_PER_CALL", 160_000)
-    port, notes = serving_fixtures.free_port(), tmp_path / "collection.json"
-    uri = f"http://127.0.0.1:{port}"
-    with milvus_servers.lite(tmp_path / "data", port):
-        # Writing a note is one operation on files: for the new collection, and after each call.
-        assert killed.status_of(build_in_small_calls, uri, notes, at=3) == -9
-        (first,) = connection.connect(uri).list_collections()
-        built = build_in_small_calls(uri, notes)
-        assert built.searcher.collection == first
-        assert built.searcher.num_ads == NUM_ADS
-        _, rows = built.searcher.search(queries(), NUM_ADS)
-        assert all(sorted(own) == list(range(NUM_ADS)) for own in rows.tolist())
-        np.testing.assert_array_equal(
-            built.searcher.search(queries(), K)[1], exact().search(queries(), K)[1]
-        )
-        # A collection that is not resumed is dropped.
-        index.drop_unfinished(notes)
-        assert connection.connect(uri).list_collections() == []
 
 
 def test_merged_lists_contain_the_exact_best():

@@ -118,7 +118,6 @@ def test_a_factory_string_is_built_tuned_saved_and_filtered(factory, tmp_path):
 @pytest.mark.parametrize(
     ("factory", "reason"),
     [
-        ("ivf", "'ivf', which FAISS refuses for 32 dimensions"),
         ("IVF8,PQ7", "which FAISS refuses for 32 dimensions"),
         ("IVF8,PQ16x4fs,RFlat", "which rescores"),
         ("IDMap,Flat", "whose labels are not the rows"),

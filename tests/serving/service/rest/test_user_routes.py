@@ -106,7 +106,7 @@ def test_events_are_logged_as_feedback_to_the_answers_that_they_name(serve, tmp_
         tmp_path / "joined.parquet",
     )
     assert (joined.events, joined.duplicate_events, joined.rejected_events) == (3, 3, 0)
-    assert (joined.events_without_request, joined.impression_events) == (2, 2)
+    assert joined.other_events == 4
     rows = pq.read_table(tmp_path / "joined.parquet").to_pylist()
     labels = {row["_ad_id"]: (row["_click"], row["_revenue"], row["_user_id"]) for row in rows}
     assert labels == {shown[0]: (0, 0, "u"), shown[1]: (1, 1.5, "u"), shown[2]: (0, 0, "u")}
