@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from serving import model_config, process
+from serving import model_config
 from serving.errors import ServerStartError
 from serving.model_server.server import DEFAULT_THREADS, ModelServer
 
@@ -91,7 +92,6 @@ def main(argv: Sequence[str]) -> int:
         if values.end_with_input:
             threading.Thread(target=_await_end_of_input, daemon=True).start()
         server.start()
-        stop = process.StopSignal(again=lambda number: _exit_at_once(128 + number))
     except (ServerStartError, OSError, ValueError) as error:
         print(f"Failed to start server. Error: {error}", file=sys.stderr)
         return 1
@@ -99,8 +99,11 @@ def main(argv: Sequence[str]) -> int:
     # requests for 0.15 s.
     gc.collect()
     gc.freeze()
+    stopped = _signals()
     print(_ready_line(server), flush=True)
-    stop.wait()
+    # A handler runs when the main thread does, also if the signal arrives in another thread.
+    while not stopped:
+        time.sleep(0.1)
     if not server.stop(_DRAIN_SECONDS):
         print(
             f"Some requests or loads still run {_DRAIN_SECONDS:g} s after the stop; exiting "
@@ -124,6 +127,20 @@ def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
     if not values.model_base_path:
         raise ValueError("Expected --model_base_path or --model_config_file.")
     return model_config.build({values.model_name: values.model_base_path})
+
+
+def _signals() -> set[int]:
+    """Returns a set that SIGTERM and SIGINT add themselves to; a second time, they exit at once."""
+    received: set[int] = set()
+
+    def note(number: int, frame: object) -> None:
+        if number in received:
+            _exit_at_once(128 + number)
+        received.add(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return received
 
 
 def _exit_at_once(status: int) -> None:

@@ -25,9 +25,7 @@ end_canary  Lets the stable release answer all requests again.
 prune       Removes all but the newest --keep releases, the stable one, the one that a rollback
             goes to, the canary, and those that a process has loaded.
 
-After promote, rollback and canary, lines with ! name fields and heads of the formerly stable
-release that the new one lacks or changes, so that it refuses requests with them, and live updates
-that it lacks: each release has its own.
+Each release has its own live updates: apply those that a newly promoted one lacks again.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from serving.cli import shared_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
-    from serving import manifest, releases
+    from serving import releases
 
 shared_flags.define_release()
 shared_flags.define_force()
@@ -81,14 +79,6 @@ _USED_BY = {
     "share": ("canary",),
     "keep": ("prune",),
     "json": ("list",),
-}
-# Part of a request -> effect of a release that lacks it or has it in another form.
-_EFFECTS = {
-    "query fields": "Values that do not fit it are refused in requests, and missing in stored "
-    "profiles.",
-    "ad fields": "It refuses filters and rules that do not fit; a service whose --rules do not fit "
-    "keeps the old release.",
-    "heads": "It refuses requests with weights for them.",
 }
 
 
@@ -139,45 +129,6 @@ def _change(base: pathlib.Path) -> None:
         change = releases.end_canary(base, wait)
     print(f"before: {_describe(change.before)}")
     print(f"now:    {_describe(change.after)}")
-    if change.before is not None and FLAGS.action != "end_canary":
-        started = change.after.canary if FLAGS.action == "canary" else change.after.stable
-        if started is not None and started != change.before.stable:
-            _warn_of_changed_requests(base, change.before.stable, started)
-
-
-def _warn_of_changed_requests(base: pathlib.Path, before: int, started: int) -> None:
-    """Prints fields and heads of one release that another, which now serves, lacks or changes."""
-    from serving import errors, manifest
-
-    try:
-        known, usable = (_names_in_requests(manifest.read(base, v)) for v in (before, started))
-    except errors.ServingError as error:
-        print(f"! The fields of releases {before} and {started} could not be compared: {error}")
-        return
-    for part, effect in _EFFECTS.items():
-        changed = [name for name, form in known[part].items() if usable[part].get(name) != form]
-        if changed:
-            print(
-                f"! Release {started} lacks or changes {part} of release {before}: "
-                f"{', '.join(map(repr, changed))}. {effect}"
-            )
-
-
-def _names_in_requests(release: manifest.Manifest) -> dict[str, dict[str, Any]]:
-    """Returns the names of fields and heads, each with the form of its values."""
-
-    def forms(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {
-            field["name"]: (field["kind"], field["kind"] == "dense" and field["length"])
-            for field in fields
-            if "of" not in field
-        }
-
-    return {
-        "query fields": forms(release.query_fields),
-        "ad fields": forms(release.ad_fields),
-        "heads": dict.fromkeys(release.present_heads, "score"),
-    }
 
 
 def _publish(base: pathlib.Path) -> None:

@@ -1,18 +1,17 @@
 """Adds, changes and removes ads of the served releases.
 
     tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
-    tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
+    tfrec update_index --bundle=bundles --add=ads.parquet --measure_recall
 
 Takes seconds, mostly to load the releases; the ad tower embeds about a thousand new ads a second.
 Running services apply the update with their next request; hosts that do not share the directory of
 the bundles need the command on each of them. Without --version, only the stable release and the
 canary are updated. If an ad is invalid for one of them, nothing is applied.
 
---add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
-         columns that the schema names; others are ignored. Or JSON lines as in an answer:
+--add    Ads as JSON lines, as in an answer, or as Parquet with the columns ad_id, the names of ad
+         fields, and the columns to show:
          {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
-         A table may also have the column ad_id, and columns with the names of the fields. An
-         existing ad is replaced as a whole: fields that are left out become missing. Only rates
+         An existing ad is replaced as a whole: fields that are left out become missing. Only rates
          keep their released values, and a field that is the ad key gets the ad id.
 --remove File with one ad id per line.
 
@@ -31,14 +30,15 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from serving import errors
-from serving.cli import ad_feeds, command_line, shared_flags
+from serving.cli import command_line, shared_flags
 from tfrecords import terminal
 
 if TYPE_CHECKING:
+    from serving import manifest
     from serving.live import Applied
 
 shared_flags.define_release()
-flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
+flags.DEFINE_string("add", None, "Ads to add or change, as JSON lines or Parquet.")
 flags.DEFINE_string("remove", None, "File with the ids of ads to remove, one per line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
@@ -61,33 +61,54 @@ def main() -> None:
     for version in versions:
         with _named(version, versions, "No release was updated"):
             release = releases.load(base, version)
-            ads, notes = (
-                ad_feeds.read_ads(pathlib.Path(FLAGS.add), release.manifest)
-                if FLAGS.add
-                else ([], [])
-            )
+            ads = _read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else []
             live = LiveIndex(release)
             update = live.prepare(ads, removed) if ads or removed else None
-            prepared.append((version, live, update, notes))
+            prepared.append((version, live, update))
     results = []
-    for version, live, update, notes in prepared:
+    for version, live, update in prepared:
         with _named(version, versions, f"Release {version} was not updated"):
             applied = None if update is None else live.apply(update)
         recall = live.measure_recall() if FLAGS.measure_recall else None
         status = live.status()
         if FLAGS.json:
             changes = None if applied is None else dataclasses.asdict(applied)
-            row = {"version": version, "applied": changes, "notes": notes}
-            results.append({**row, "recall_at_500": recall, "live": status})
+            row = {"version": version, "applied": changes, "recall_at_500": recall}
+            results.append({**row, "live": status})
             continue
         if FLAGS.add or FLAGS.remove:
             unchanged = "the files have no ads, so none was changed"
             print(f"release {version}: {_description(applied) if applied else unchanged}")
-        for note in notes:
-            print(note)
         _print_state(recall, status)
     if FLAGS.json:
         command_line.print_json({"releases": results})
+
+
+def _read_ads(path: pathlib.Path, release: manifest.Manifest) -> list[Any]:
+    """Reads ads in the form of answers, for `LiveIndex.prepare`."""
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".jsonl":
+        lines = enumerate(command_line.read_lines(path), 1)
+        return [command_line.parse_json(line, f"{path}, ad {n}", "JSON") for n, line in lines]
+    if path.suffix != ".parquet":
+        raise ValueError(f"--add: expected a file .jsonl or .parquet, got {path}.")
+    table = pq.read_table(path)
+    shown = release.schema.get("show", ())
+    fields = [name for name in table.column_names if name in release.ad_kinds]
+    if "ad_id" not in table.column_names or not fields:
+        raise ValueError(
+            f"{path}: expected the columns ad_id and some of {list(release.ad_kinds)}, got "
+            f"{table.column_names}."
+        )
+    return [
+        {
+            "ad_id": row["ad_id"],
+            "fields": {name: row[name] for name in fields},
+            "show": {name: row[name] for name in shown if name in row},
+        }
+        for row in table.to_pylist()
+    ]
 
 
 @contextlib.contextmanager
