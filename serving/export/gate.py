@@ -1,190 +1,173 @@
 """The export gate: refuses a release that is worse than the released one.
 
-It compares validation metrics from the manifests of both releases: for the ranker, metrics of its
-heads (`tfrec.ranking.measure_heads`), and for retrieval, the share of the ranker's utility over all
-ads that the candidates contain (`tfrec.retrieval.UtilityShare`). A first release is never refused:
-a weak head is published and marked weak (`tfrec.ranking.weak_heads`), and a low share is noted. A
-head that is weak in the released ranker is not compared either.
+It compares metrics of the validation split in the manifests of both releases: for the ranker, the
+normalized entropy and calibration of its heads (`tfrec.ranking.measure_heads`), and for retrieval,
+the share of the ranker's utility over all ads that the candidates contain
+(`tfrec.retrieval.UtilityShare`). A first release is never refused: a weak head is published and
+marked weak (`tfrec.ranking.weak_heads`). A head that is weak in the release is not compared.
 
 ADR 15, ADR 35 and ADR 39 give the reasons for the limits.
 """
 
 import dataclasses
+import json
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from serving import errors
-from tfrec import ranking, retrieval
+import pyarrow as pa
 
-# Share of the released ranker's information, 1 − normalized entropy, that may be lost: as much as
-# runs of one configuration differ.
-SAME_ROWS_TOLERANCE = 0.1
-OTHER_ROWS_TOLERANCE = 0.2
+from serving import errors, manifest, releases
+from tfrec import evaluation, ranking, retrieval
+from tfrecords import reader
+
+# Share of the released ranker's information, 1 − normalized entropy, that may be lost.
+_INFORMATION_TOLERANCE = 0.2
 # Decrease of the utility share that is allowed.
-UTILITY_SHARE_TOLERANCE = 0.02
+_UTILITY_TOLERANCE = 0.02
 # Below it a release is published with a note.
-LOW_UTILITY_SHARE = 0.95
-UtilityShares = Mapping[str, Mapping[str, float]]
+_LOW_UTILITY_SHARE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Released:
-    """The metrics of the release to replace.
+class Measured:
+    """The validation metrics of a release.
 
     Attributes:
-        version: Release version.
         figures: Metrics of each head; empty if unknown, or if there is no ranker.
-        differences: Head -> difference in normalized entropy, candidate minus release, on the
-            same rows, and its standard error; None if the metrics are from other rows.
         utility_shares: Weighting -> `share` of the utility in the candidates, and its standard
             `error`; empty if unknown.
+        version: Release version; 0 for a candidate.
     """
 
-    version: int
     figures: ranking.Figures
-    differences: Mapping[str, tuple[float, float]] | None = None
-    utility_shares: UtilityShares = dataclasses.field(default_factory=dict)
+    utility_shares: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    version: int = 0
+
+    @classmethod
+    def of(cls, release: manifest.Manifest) -> "Measured":
+        """Reads the metrics in the manifest of a release."""
+        figures = ranking.parse_figures(release.metrics.get("validation", {}))
+        return cls(figures, release.metrics.get("utility_share", {}), release.version)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Verdict:
     """The gate's verdict.
 
     Attributes:
         refusals: One clause per reason to refuse; empty if the release may be published.
-        notes: Parts that could not be evaluated, and how the ranker was compared.
+        notes: Parts that could not be evaluated.
     """
 
-    refusals: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def check(self, version: int) -> None:
-        """Raises `ReleaseRefusedError` if there are refusals; release `version` then stays."""
-        if self.refusals:
-            raise errors.ReleaseRefusedError(
-                f"Not published, release {version} stays: {'; '.join(self.refusals)}. More data, "
-                "fewer epochs or other fields may help (tfrec inspect_dataset shows the log's "
-                "fields); --force publishes the release anyway."
-            )
-
-    def to_json(self, forced: bool) -> dict[str, Any]:
-        """Returns the verdict for the manifest."""
-        return {"forced": forced, "refusals": list(self.refusals), "notes": list(self.notes)}
+    refusals: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def judge(
-    candidate: ranking.Figures,
-    released: Released | None,
-    shares: UtilityShares | None = None,
-) -> Verdict:
-    """Evaluates a release by the heads of its ranker and the utility share of its retrieval.
+def check(
+    base: pathlib.Path,
+    data_set: reader.DataSet,
+    models: evaluation.Models,
+    workdir: pathlib.Path,
+    force: bool,
+) -> dict[str, Any]:
+    """Evaluates a release before it is published.
 
     Args:
-        candidate: Metrics of the heads on the validation split; empty: the release has no ranker.
-        released: The release to replace; None: no release.
-        shares: The `Released.utility_shares` of the candidate; None: unknown.
+        base: Base directory of the bundles.
+        data_set: The data set that it was trained on.
+        models: The trained stages.
+        workdir: Work directory of the training.
+        force: Whether to publish a refused release.
+
+    Returns:
+        For the manifest: `validation`, the metrics of the heads; `utility_share`, the metric of
+        retrieval; and `gate`, the decision.
+
+    Raises:
+        ReleaseRefusedError: The gate refuses it, and `force` is off.
     """
-    shares = shares or {}
-    notes = tuple(
-        f"retrieval: {_share_text(name, estimate['share'])}; train with more epochs, or use a "
-        "longer log"
-        for name, estimate in shares.items()
-        if estimate["share"] < LOW_UTILITY_SHARE and not _is_weak(name, candidate)
-    )
-    if released is None:
-        return Verdict((), notes)
-    verdict_on_heads = _judge_heads(candidate, released)
-    if released.utility_shares and not shares:
-        notes = (*notes, "retrieval is not compared: it was trained on clicks alone")
-    refusals = (*verdict_on_heads.refusals, *_utility_refusals(shares, released))
-    return Verdict(refusals, (*verdict_on_heads.notes, *notes))
+    figures: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
+    if models.ranker is not None:
+        figures = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
+        shares = _utility_shares(workdir, models.heads.weights)
+    candidate = Measured(ranking.parse_figures(figures), shares)
+    decision = _decide(base, candidate, data_set.catalog().ad_ids, force)
+    return {"validation": figures, "utility_share": shares, "gate": decision}
 
 
-def _is_weak(weighting: str, figures: ranking.Figures) -> bool:
-    """Returns whether a weighting consists of a single, weak head."""
-    metrics = figures.get(weighting)
-    return metrics is not None and (
-        not isinstance(metrics, ranking.HeadFigures) or ranking.weakness(metrics) is not None
-    )
+def check_copied_release(
+    base: pathlib.Path, copied: releases.Bundle, force: bool
+) -> dict[str, Any]:
+    """Evaluates a release of another base directory before it is published in this one.
+
+    Args:
+        base: Base directory of the bundles.
+        copied: The release.
+        force: Whether to publish a refused release.
+
+    Returns:
+        The decision, as `check` returns it for the manifest.
+
+    Raises:
+        ReleaseRefusedError: The gate refuses it, and `force` is off.
+    """
+    ids = releases.ad_ids(copied.base, copied.version)
+    # Models of other frameworks have no such metrics.
+    is_measured = "validation" in copied.manifest.metrics
+    return _decide(base, Measured.of(copied.manifest) if is_measured else None, ids, force)
 
 
-def _utility_refusals(shares: UtilityShares, released: Released) -> list[str]:
-    refusals = []
-    for name, before in released.utility_shares.items():
-        # `_judge_heads` refuses a release that lacks a head.
-        if name not in shares or _is_weak(name, released.figures):
-            continue
-        estimate = shares[name]
-        error = math.hypot(estimate["error"], before["error"])
-        limit = before["share"] - UTILITY_SHARE_TOLERANCE - ranking.NUM_ERRORS * error
-        if estimate["share"] < limit:
-            refusals.append(
-                f"retrieval: {_share_text(name, estimate['share'])}; they had "
-                f"{before['share']:.3f} in release {released.version} (limit {limit:.3f})"
+def judge(candidate: Measured, released: Measured | None) -> Verdict:
+    """Compares a release with the one that it would replace; None: a first release."""
+    verdict = Verdict()
+    for name, estimate in candidate.utility_shares.items():
+        if estimate["share"] < _LOW_UTILITY_SHARE and not _is_weak(name, candidate):
+            verdict.notes.append(
+                f"retrieval: {_share_text(name, estimate['share'])}; train with more epochs, or "
+                "use a longer log"
             )
-    return refusals
-
-
-def _share_text(name: str, share: float) -> str:
-    utility = "utility" if name == retrieval.UTILITY else f"utility by {name} alone"
-    return f"the candidates have {share:.3f} of the {utility} that the ranker finds in all ads"
-
-
-def _judge_heads(candidate: ranking.Figures, released: Released) -> Verdict:
+    if released is None:
+        return verdict
     if not released.figures:
-        return Verdict((), (f"release {released.version} has no metrics to compare with",))
-    refusals: list[str] = []
-    notes: list[str] = []
-    if released.differences is None and candidate:
-        notes.append(
-            "each release was measured on its own rows: their normalized entropies are "
-            f"compared with a tolerance of {OTHER_ROWS_TOLERANCE:.0%} of the information of "
-            f"release {released.version} instead of {SAME_ROWS_TOLERANCE:.0%}"
-        )
+        verdict.notes.append(f"release {released.version} has no metrics to compare with")
     for head, before in released.figures.items():
-        metrics = candidate.get(head)
-        if _is_weak(head, released.figures) or not isinstance(before, ranking.HeadFigures):
-            notes.append(f"{head} is not compared: it is weak in release {released.version}")
+        metrics = candidate.figures.get(head)
+        if _is_weak(head, released) or not isinstance(before, ranking.HeadFigures):
+            verdict.notes.append(
+                f"{head} is not compared: it is weak in release {released.version}"
+            )
         elif metrics is None:
-            refusals.append(
+            verdict.refusals.append(
                 f"{head}: release {released.version} has this head and this one lacks it; check "
                 f"the {head} column of the log"
             )
         elif isinstance(metrics, ranking.HeadFigures):
-            refusals += _entropy_refusals(head, metrics, before, released)
-            refusals += _calibration_refusals(head, metrics, before)
+            verdict.refusals += _refusals(head, metrics, before)
         else:
             rows = f"{metrics.positives:,} of {metrics.labeled:,} validation rows are positive"
-            notes.append(f"{head} is not compared: {rows}")
-    return Verdict(tuple(refusals), tuple(notes))
+            verdict.notes.append(f"{head} is not compared: {rows}")
+    if released.utility_shares and not candidate.utility_shares:
+        verdict.notes.append("retrieval is not compared: it was trained on clicks alone")
+    for name in candidate.utility_shares.keys() & released.utility_shares.keys():
+        if not _is_weak(name, released):
+            verdict.refusals += _retrieval_refusals(name, candidate, released)
+    return verdict
 
 
-def _entropy_refusals(
-    head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures, released: Released
-) -> list[str]:
-    if released.differences is not None and head in released.differences:
-        (rise, error), tolerance = released.differences[head], SAME_ROWS_TOLERANCE
-        where = "on the same rows"
-    else:
-        rise = metrics.normalized_entropy - before.normalized_entropy
-        error = math.hypot(metrics.normalized_entropy_error, before.normalized_entropy_error)
-        tolerance, where = OTHER_ROWS_TOLERANCE, "on its own rows, which may be harder to predict"
-    information = max(0.0, 1 - before.normalized_entropy)
-    limit = tolerance * information + ranking.NUM_ERRORS * error
-    if rise <= limit:
-        return []
-    return [
-        f"{head}: the normalized entropy rose from {metrics.normalized_entropy - rise:.4f} of "
-        f"release {released.version} to {metrics.normalized_entropy:.4f} {where}, by {rise:.4f} "
-        f"(limit {limit:.4f})"
-    ]
-
-
-def _calibration_refusals(
-    head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures
-) -> list[str]:
+def _refusals(head: str, metrics: ranking.HeadFigures, before: ranking.HeadFigures) -> list[str]:
     refusals = []
+    error = math.hypot(metrics.normalized_entropy_error, before.normalized_entropy_error)
+    information = max(0.0, 1 - before.normalized_entropy)
+    limit = _INFORMATION_TOLERANCE * information + ranking.NUM_ERRORS * error
+    rise = metrics.normalized_entropy - before.normalized_entropy
+    if rise > limit:
+        refusals.append(
+            f"{head}: the normalized entropy rose from {before.normalized_entropy:.4f} to "
+            f"{metrics.normalized_entropy:.4f}, by {rise:.4f} (limit {limit:.4f})"
+        )
     allowed = max(
         metrics.max_off, before.off + ranking.NUM_ERRORS * metrics.calibration_ratio_error
     )
@@ -193,11 +176,70 @@ def _calibration_refusals(
             f"{head}: predicted / observed is {metrics.calibration_ratio:.3f}; expected "
             f"{max(0.0, 1 - allowed):.3f} to {1 + allowed:.3f}"
         )
-    chance = metrics.relative_error_of_chance
-    allowed = max(ranking.CALIBRATION_TOLERANCE, before.relative_error) + chance
-    if metrics.relative_error > allowed:
-        refusals.append(
-            f"{head}: the expected calibration error is {metrics.relative_error:.3f} of the mean "
-            f"label ({metrics.mean_label:.4g}; limit {allowed:.3f})"
-        )
     return refusals
+
+
+def _retrieval_refusals(name: str, candidate: Measured, released: Measured) -> list[str]:
+    own, before = candidate.utility_shares[name], released.utility_shares[name]
+    error = math.hypot(own["error"], before["error"])
+    limit = before["share"] - _UTILITY_TOLERANCE - ranking.NUM_ERRORS * error
+    if own["share"] >= limit:
+        return []
+    return [
+        f"retrieval: {_share_text(name, own['share'])}; they had {before['share']:.3f} in release "
+        f"{released.version} (limit {limit:.3f})"
+    ]
+
+
+def _is_weak(weighting: str, measured: Measured) -> bool:
+    """Returns whether a weighting consists of a single, weak head."""
+    metrics = measured.figures.get(weighting)
+    return metrics is not None and (
+        not isinstance(metrics, ranking.HeadFigures) or ranking.weakness(metrics) is not None
+    )
+
+
+def _share_text(name: str, share: float) -> str:
+    utility = "utility" if name == retrieval.UTILITY else f"utility by {name} alone"
+    return f"the candidates have {share:.3f} of the {utility} that the ranker finds in all ads"
+
+
+def _utility_shares(workdir: pathlib.Path, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Reads the utility shares, except for default weights that have changed since."""
+    trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
+    taught = trained.get("distillation", {"utility_share": {}, "weights": {}})
+    shares = dict(taught["utility_share"])
+    if any(weights[head] != weight for head, weight in taught["weights"].items()):
+        shares.pop(retrieval.UTILITY, None)
+    return shares
+
+
+def _decide(
+    base: pathlib.Path,
+    candidate: Measured | None,
+    ids: pa.Array | pa.ChunkedArray,
+    force: bool,
+) -> dict[str, Any]:
+    """Returns the decision on a candidate with these ads; None: its models are not compared."""
+    if not releases.versions(base):
+        verdict = Verdict() if candidate is None else judge(candidate, None)
+        return {"forced": force, **dataclasses.asdict(verdict)}
+    version = releases.stable(base)
+    try:
+        released = Measured.of(manifest.read(base, version))
+    except errors.BundleError:
+        # A release that cannot be read is not served, so nothing is compared with it.
+        released = Measured({}, version=version)
+    verdict = Verdict() if candidate is None else judge(candidate, released)
+    if missing := releases.describe_missing_ads(base, version, ids):
+        verdict.notes.append(
+            f"! {missing}. To keep those that the new log does not show, convert it with the table "
+            "of ads (--ads_path)"
+        )
+    if verdict.refusals and not force:
+        raise errors.ReleaseRefusedError(
+            f"Not published, release {version} stays: {'; '.join(verdict.refusals)}. More data, "
+            "fewer epochs or other fields may help (tfrec inspect_dataset shows the log's "
+            "fields); --force publishes the release anyway."
+        )
+    return {"forced": force, **dataclasses.asdict(verdict)}

@@ -27,7 +27,7 @@ import pydantic
 import tensorflow as tf
 
 from serving import manifest, releases
-from serving.export import evaluated_index, release_export, release_gate, step_lines
+from serving.export import evaluated_index, gate, release_export, step_lines
 from serving.export.steps import PRODUCTS, Steps
 from serving.index import IndexConfig
 from tfrec import calibration, evaluation, ranking, reports, retrieval, training
@@ -323,7 +323,7 @@ class Pipeline:
         def publish() -> dict[str, Any]:
             self._check_encoders(data_set)
             models = self.models(data_set)
-            judged = release_gate.check(base, data_set, models, self.workdir, force)
+            judged = gate.check(base, data_set, models, self.workdir, force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
                     self._steps.print_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}")

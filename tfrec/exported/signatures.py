@@ -104,33 +104,20 @@ class RankerModule(tf.Module):
             scores = calibrators.apply(logits)
             return ranking.undo_down_sampling(scores, fitted.schema.negative_keep_rate)
 
-        def logged_logits(
-            query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor
-        ) -> dict[str, tf.Tensor]:
-            """Returns calibrated logits of encoded rows in their logged positions [B, C]."""
-            return calibrators.calibrated(
-                model.as_logged(model.logits({"query": query, "ad": ad_features}), position)
-            )
-
         schema = fitted.schema
-        query = tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32)
         ad_features = tf.TensorSpec(
             [None, None, encoding.width(schema.ad_fields)], tf.int32, name="ad_features"
         )
-        position = tf.TensorSpec([None, None], tf.int32)
         raw = encoding.input_signature(schema.query_fields)
         self.serve = _concrete(serve, model, ad_features=ad_features, **raw)
         self.by_signature = {"serving_default": self.serve}
-        # Not a signature: the export gate uses it to compare the next ranker with this one.
-        self.logged_logits = _concrete(logged_logits, model, query, ad_features, position)
-        self._variables, self._resources = _read_by(model, self.serve, self.logged_logits)
+        self._variables, self._resources = _read_by(model, self.serve)
 
 
 def _concrete(
     function: Callable[..., dict[str, tf.Tensor]],
     model: tf.Module,
     /,  # A field may be named "model".
-    *args: tf.TensorSpec,
     **specs: tf.TensorSpec,
 ) -> Any:
     """Returns the concrete function of a function that calls a model, for tensors of the specs.
@@ -140,7 +127,7 @@ def _concrete(
     traced = tf.function(function, autograph=layers.needs_autograph(model))
     tables = [*layers.embedding_tables(model), *layers.history_tables(model)]
     with constants.as_constants(model, but=tables):
-        return traced.get_concrete_function(*args, **specs)
+        return traced.get_concrete_function(**specs)
 
 
 def _read_by(model: tf.Module, *functions: Any) -> tuple[list[tf.Variable], list[Any]]:

@@ -17,7 +17,6 @@ from tfrec.ranking.ranker_training import (
     Predictions,
     build_ranker,
     check_trainable,
-    cross_fitted_predictions,
     fit_calibrators,
     knows_positions,
     load_ranker,
@@ -26,7 +25,7 @@ from tfrec.ranking.ranker_training import (
     train_ranker,
     without_ranker,
 )
-from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of_requests
+from tfrec.ranking.ranker_validation import measure_heads, owner_of_requests
 from tfrec.ranking.ranking_model import RANKERS, RankingModel, served_scores
 
 __all__ = [
@@ -43,8 +42,6 @@ __all__ = [
     "RankingModel",
     "build_ranker",
     "check_trainable",
-    "cross_fitted_predictions",
-    "differences",
     "fit_calibrators",
     "judge_heads",
     "knows_positions",

@@ -95,32 +95,6 @@ def measure_heads(
     return result
 
 
-def differences(
-    logits: Mapping[str, np.ndarray],
-    others: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
-    owner: np.ndarray,
-) -> dict[str, tuple[float, float]]:
-    """Returns the differences of two rankers' normalized entropies on the same rows.
-
-    Args:
-        logits: Calibrated logits of the first ranker, as in `measure_heads`.
-        others: Calibrated logits of the second ranker.
-        labels: Head -> [L]; NaN where missing.
-        owner: [L] int from 0, the `owner_of_requests` of each row.
-
-    Returns:
-        For each common head that can be measured, the first minus the second entropy and the
-        standard error of the difference, which is far below the error of either entropy.
-    """
-    other_rows = dict(_rows(others, labels, owner))
-    return {
-        head: _ratio(rows.losses - other_rows[head].losses, rows.entropy, rows.owner)
-        for head, rows in _rows(logits, labels, owner)
-        if head in other_rows
-    }
-
-
 def _rows(
     logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], owner: np.ndarray
 ) -> Iterator[tuple[str, ValidationRows]]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from serving import live
-from serving.cli import ad_feeds
 from serving.export import held_out_requests
 from serving.releases import bundle
 from tfrec import calibration
@@ -68,16 +67,6 @@ def test_new_and_changed_ads_have_the_rates_of_their_values(release, event_data_
     first, _ = rate_columns(event_data_set)
     own = release.ad_index.features(release.ad_index.find([known]))
     assert view.features(rows)[0, first] == own[0, first] > 0
-
-
-def test_rates_are_optional_in_a_table_of_ads(release, tmp_path):
-    (tmp_path / "ads.csv").write_text("sku,brand\nnew,acme\n")
-    ads, notes = ad_feeds.read_ads(tmp_path / "ads.csv", release.manifest)
-    assert ads == [{"ad_id": "new", "fields": {"brand": "acme"}, "show": {}}]
-    assert notes == []
-    (tmp_path / "rated.csv").write_text("sku,brand,brand_clicks\nnew,acme,0.25\n")
-    (ad,), notes = ad_feeds.read_ads(tmp_path / "rated.csv", release.manifest)
-    assert ad["fields"] == {"brand": "acme", "brand_clicks": 0.25}
 
 
 def test_held_out_rows_are_scored_with_the_rates_of_the_release(

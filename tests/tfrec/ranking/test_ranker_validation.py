@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tfrec import ranking
+from tfrec.ranking import ranker_training
 from tfrecords import schema
 
 RATINGS = schema.Schema(
@@ -58,7 +59,6 @@ def test_rows_of_one_user_are_counted_and_not_judged():
     logits, labels, _ = click_only([0.2, 0.3, 0.4, 0.5], [0, 1, 1, np.nan])
     found = ranking.measure_heads(logits, labels, np.array([7, 7, 7, 8]))
     assert found == {"click": {"labeled": 3, "positives": 2}}
-    assert ranking.differences(logits, logits, labels, np.full(4, 7)) == {}
 
 
 def test_engagement_is_measured_in_impression_space_and_revenue_by_its_amount():
@@ -149,7 +149,7 @@ def test_the_figures_stored_with_a_ranker_have_the_errors_of_users(
     ranking.train_ranker(ratings, config, tmp_path)
     model, calibrators, description = ranking.load_ranker(ratings, tmp_path)
     held_out = ranking.predict_split(model, ratings, "validation")
-    logits, name = ranking.cross_fitted_predictions(held_out), "normalized_entropy_error"
+    logits, name = ranker_training.cross_fitted_predictions(held_out), "normalized_entropy_error"
     users = np.unique(ratings.column("validation", "user"), return_inverse=True)[1]
     by_user, by_row = (
         ranking.measure_heads(logits, held_out.labels, owner)["click"]
@@ -187,24 +187,3 @@ def test_a_calibration_error_is_compared_with_chance_in_the_same_bins():
     chance = math.sqrt(2 / math.pi * 2) / 10
     assert found["expected_calibration_error_of_chance"] == pytest.approx(chance, rel=1e-6)
     assert found["expected_calibration_error"] == pytest.approx((0 + 0.1 + 0.05) / 10, rel=1e-6)
-
-
-def test_the_difference_of_two_rankers_has_a_smaller_error_than_either():
-    logits, labels, z = world(1)
-    rng = np.random.default_rng(2)
-    other = {"click": (z + rng.normal(0, 0.2, len(z))).astype(np.float32)}
-    both = [ranking.measure_heads(each, labels, OWNER)["click"] for each in (logits, other)]
-    ((head, (value, error)),) = ranking.differences(logits, other, labels, OWNER).items()
-    assert head == "click"
-    expected = both[0]["normalized_entropy"] - both[1]["normalized_entropy"]
-    assert value == pytest.approx(expected, abs=1e-6)
-    assert error < 0.5 * both[0]["normalized_entropy_error"]
-    same = ranking.differences(logits, logits, labels, OWNER)
-    assert same == {"click": (0.0, 0.0)}
-
-
-def test_a_head_of_one_ranker_alone_has_no_difference():
-    logits, labels, z = world(3)
-    labels["engagement"] = labels["click"]
-    more = {**logits, "engagement": z.astype(np.float32)}
-    assert set(ranking.differences(more, logits, labels, OWNER)) == {"click"}
