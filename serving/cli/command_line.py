@@ -108,12 +108,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def json_of_flag(name: str) -> dict[str, Any] | None:
-    """Returns the JSON object of a flag, given as text or as a file; None if the flag is not set.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The value is not a JSON object.
-    """
+    """Returns the JSON object of a flag, given as text or a file; None if the flag is not set."""
     text = flags.FLAGS[name].value
     if text is None:
         return None

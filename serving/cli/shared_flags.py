@@ -129,15 +129,7 @@ def token() -> str | None:
 
 
 def read_token(path: str | None) -> str | None:
-    """Returns the bearer token from a file or the environment variable TFREC_TOKEN, or None.
-
-    Args:
-        path: File with the token. None: use the environment variable.
-
-    Raises:
-        ValueError: The token is empty or not valid in a header.
-        OSError: The file cannot be read.
-    """
+    """Returns the bearer token from a file or the environment variable TFREC_TOKEN, or None."""
     if path is not None:
         with open(path, encoding="utf-8", errors="replace") as file:
             token, source = file.read().strip(), path
@@ -211,12 +203,7 @@ def define_user_store() -> None:
 
 
 def user_store() -> str | None:
-    """Returns the address of the user store, or None.
-
-    Raises:
-        ValueError: The address is not valid.
-        UserStoreError: The store cannot be opened.
-    """
+    """Returns the address of the user store, or None."""
     from serving import users
 
     address = command_line.address_of_flag("user_store")
@@ -277,15 +264,7 @@ def define_distribution() -> None:
 
 @contextlib.contextmanager
 def pipeline(workdir: pathlib.Path, progress: bool) -> Iterator[export.Pipeline]:
-    """Joins the workers, and yields the steps of a work directory.
-
-    Args:
-        workdir: Work directory of all steps.
-        progress: Whether to show progress bars and lines; worker 0 alone does.
-
-    Raises:
-        OSError, ValueError: See `training.joined`.
-    """
+    """Joins the workers, and yields the steps of a work directory."""
     from tfrec import training
 
     with training.joined(FLAGS.distribution) as strategy:
@@ -325,11 +304,7 @@ def define_log() -> None:
 
 
 def converted_data_set(steps: export.Pipeline) -> reader.DataSet:
-    """Converts the log of the flags.
-
-    Raises:
-        ValueError: The flags select no log, or two.
-    """
+    """Converts the log of the flags."""
     return steps.convert(log_source(steps), conversion_config(), FLAGS.workers)
 
 
@@ -339,11 +314,7 @@ def conversion_config() -> options.ConvertConfig:
 
 
 def log_source(steps: export.Pipeline) -> convert.Source:
-    """Returns the log of the flags; a synthetic log is generated if needed.
-
-    Raises:
-        ValueError: The flags select no log, or two.
-    """
+    """Returns the log of the flags; a synthetic log is generated if needed."""
     from tfrecords import convert
 
     if FLAGS.use_synthetic == bool(FLAGS.data_path):
@@ -371,11 +342,7 @@ def log_source(steps: export.Pipeline) -> convert.Source:
 
 
 def schema_of_format() -> schema.Schema:
-    """Returns the schema of the logs of --format.
-
-    Raises:
-        ValueError: The format is unknown or has no schema.
-    """
+    """Returns the schema of the logs of --format."""
     named = formats.schema_of(FLAGS.format)
     if named is None:
         remedy = (

@@ -20,11 +20,7 @@ from tfrecords import reader
 def checked_filters(
     filters: dict[str, Any] | None, data_set: reader.DataSet
 ) -> requests.Filters | None:
-    """Returns the filters of a JSON object, as in a request; None if there are none.
-
-    Raises:
-        InvalidRequestError: The filters are invalid.
-    """
+    """Returns the filters of a JSON object, as in a request; None if there are none."""
     kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
     return requests.FilterFields(kinds).check(
         None if filters is None else requests.parse(requests.Filters, filters, "filters")
@@ -38,19 +34,7 @@ def opener(
     config: IndexConfig,
     filters: requests.Filters | None,
 ) -> evaluation.OpenIndex:
-    """Returns the function that opens the index for `evaluation.evaluate`.
-
-    Args:
-        base: Base directory of the bundles; its latest index is used if it is from this training.
-            None: builds an index.
-        data_set: The converted log.
-        models: The trained stages.
-        config: Configuration of an index that is built.
-        filters: Filters to measure, from `checked_filters`, or None.
-
-    Raises:
-        ValueError: The index of a factory string cannot be served.
-    """
+    """Returns the function that opens the index for `evaluation.evaluate`."""
     found = _published(base, data_set, models)
 
     def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:

@@ -72,22 +72,7 @@ def check(
     workdir: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
-    """Evaluates a release before it is published.
-
-    Args:
-        base: Base directory of the bundles.
-        data_set: The data set that it was trained on.
-        models: The trained stages.
-        workdir: Work directory of the training.
-        force: Whether to publish a refused release.
-
-    Returns:
-        For the manifest: `validation`, the metrics of the heads; `utility_share`, the metric of
-        retrieval; and `gate`, the decision.
-
-    Raises:
-        ReleaseRefusedError: The gate refuses it, and `force` is off.
-    """
+    """Returns metrics and decision for the manifest, or raises `ReleaseRefusedError`."""
     figures: dict[str, Any] = {}
     shares: dict[str, Any] = {}
     if models.ranker is not None:

@@ -66,7 +66,7 @@ class Pipeline:
         return self._steps.path(step)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Locks the work directory for several steps; see `work_directory.locked`."""
+        """Locks the work directory for several steps; see `steps.locked`."""
         return self._steps.locked()
 
     def synthesize(
@@ -503,18 +503,10 @@ class Pipeline:
         check: Callable[[], object] | None,
         keep: bool = False,
     ) -> None:
-        """Trains on all workers, unless the chief has finished the step with the same inputs.
-
-        Args:
-            step: Name of the step.
-            title: Description of the step, to print.
-            inputs: Everything that the training depends on.
-            work: Trains.
-            check: Builds a model of the user's class, so that one with a mistake does not replace a
-                finished training. None: the class is built in.
-            keep: Whether to keep earlier output if the inputs have changed.
-        """
+        """Trains on all workers, unless the chief has finished the step with the same inputs."""
         if training.is_chief(self.strategy):
+            # `check` builds a model of the user's class, so that a mistake in it does not replace
+            # a finished training.
             note = self._steps.note(step)
             is_replaced = not keep and not self._steps.has_inputs(step, inputs)
             if check and note.get("finished") and is_replaced:

@@ -6,11 +6,11 @@ import json
 import pathlib
 import shutil
 import textwrap
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from serving.export import work_directory
 from serving.index import IndexConfig
 from tfrec.config import EvaluationConfig
 from tfrecords import files
@@ -26,6 +26,8 @@ PRODUCTS = {
 }
 _NUMBERS = {step: f"[{number}/{len(PRODUCTS)}]" for number, step in enumerate(PRODUCTS, 1)}
 _INDENT = " " * 6
+# The directories that this thread has locked, and may lock again.
+_held = threading.local()
 _Config = TypeVar("_Config", EvaluationConfig, IndexConfig)
 
 
@@ -46,8 +48,8 @@ class Steps:
         return self.workdir / step
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Locks the work directory for several steps; see `work_directory.locked`."""
-        return work_directory.locked(self.workdir)
+        """Locks the work directory for several steps; see `locked`."""
+        return locked(self.workdir)
 
     def once(
         self,
@@ -57,15 +59,7 @@ class Steps:
         work: Callable[[], dict[str, Any] | None],
         keep: bool = False,
     ) -> bool:
-        """Runs a step unless it is finished with the same inputs; returns whether it ran.
-
-        Args:
-            step: Name of the step.
-            title: Description of the step, to print.
-            inputs: Everything that the output depends on.
-            work: Runs the step; may return further values for the note.
-            keep: Whether to keep earlier output if the inputs have changed.
-        """
+        """Runs a step unless it is finished with the same inputs; returns whether it ran."""
         inputs, is_unchanged = _as_json(inputs), self.has_inputs(step, inputs)
         note = self.note(step)
         product = PRODUCTS[step].replace("*", str(note.get("version")))
@@ -87,11 +81,7 @@ class Steps:
         return True
 
     def note(self, step: str) -> dict[str, Any]:
-        """Returns what is recorded of the last run of a step; empty before the first.
-
-        Raises:
-            ValueError: The note is not JSON.
-        """
+        """Returns what is recorded of the last run of a step; empty before the first."""
         path = self._note_path(step)
         try:
             return json.loads(path.read_text())
@@ -121,12 +111,7 @@ class Steps:
         return self.note(step).get("inputs") == _as_json(inputs)
 
     def config(self, step: str, name: str, kind: type[_Config]) -> _Config:
-        """Returns a configuration of the last run of a step; defaults before the first.
-
-        Raises:
-            ValueError: Another version of tfrec ran the step, or the source of a custom kind of
-                index cannot be found.
-        """
+        """Returns a configuration of the last run of a step; defaults before the first."""
         path = self._note_path(step)
         try:
             return kind(**(self.inputs(step).get(name) or {}))
@@ -158,6 +143,34 @@ class Steps:
 
     def _note_path(self, step: str) -> pathlib.Path:
         return self.workdir / "steps" / f"{step}.json"
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Locks a work directory for the steps in the block.
+
+    The operating system releases the lock when the process ends, even if it is killed.
+    """
+    held: set[pathlib.Path] = _held.__dict__.setdefault("directories", set())
+    directory = workdir.resolve()
+    if directory in held:
+        yield
+        return
+    path = workdir / "steps" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def refusal() -> BlockingIOError:
+        return BlockingIOError(
+            f"Process {files.holder_of(path)} is working in {workdir}. Wait until it ends, or "
+            "choose another work directory."
+        )
+
+    with files.locked(path, refusal=refusal):
+        held.add(directory)
+        try:
+            yield
+        finally:
+            held.discard(directory)
 
 
 def _as_json(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -88,15 +88,7 @@ def _with_known_events(field: dict[str, Any], labels: Sequence[str]) -> dict[str
 
 
 def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
-    """Reads the schema of the newest release in an impression log.
-
-    Args:
-        log_files: Files of the impression log.
-
-    Raises:
-        ImpressionLogError: A file cannot be read or is not part of an impression log, or a file of
-            an older release lacks a field or has it with another kind.
-    """
+    """Reads the schema of the newest release in an impression log."""
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
     # A log may have a file for each minute: those of a release and a host have one schema.
@@ -130,11 +122,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
 
 
 def open_file(path: pathlib.Path) -> pq.ParquetFile:
-    """Opens a file of the impression log; reading it verifies its checksums.
-
-    Raises:
-        ImpressionLogError: The file cannot be read, or is not part of an impression log.
-    """
+    """Opens a file of the impression log; reading it verifies its checksums."""
     try:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:

@@ -96,12 +96,7 @@ class IndexBackend(Protocol):
 
 
 def checked_queries(query_embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Returns the query embeddings [B, D] of a search for k ads as contiguous float32.
-
-    Raises:
-        ValueError: k is not positive.
-        AdIndexError: An embedding is not finite.
-    """
+    """Returns the query embeddings [B, D] of a search for k ads as contiguous float32."""
     if k < 1:
         raise ValueError(f"k: expected a positive integer, got {k!r}.")
     queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)

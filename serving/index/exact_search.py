@@ -17,7 +17,6 @@ class BestRows:
 
     Args:
         queries: [Q, D] float32.
-        k: Number of ads for each query.
     """
 
     def __init__(self, queries: np.ndarray, k: int) -> None:
@@ -52,12 +51,7 @@ class BestRows:
 def best_of_lists(
     lists: Sequence[tuple[np.ndarray, np.ndarray]], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merges the lists of one query, such as those of slices; ties by row.
-
-    Args:
-        lists: Scores [any] float32 and rows [any] int64 of each list.
-        k: Number of ads to return.
-    """
+    """Merges the lists of one query, such as those of slices; ties by row."""
     scores = np.concatenate([list_scores for list_scores, _ in lists])
     rows = np.concatenate([list_rows for _, list_rows in lists])
     order = np.lexsort((rows, -scores))[:k]

@@ -35,14 +35,7 @@ _MAX_KEPT = 128
 
 
 class FilteredSearch:
-    """Filtered searches of one index. Thread-safe.
-
-    Args:
-        index: Inner-product index of type Flat, IVF or HNSW, or an `IndexRefine` of one of them.
-        refined: Second stage of an `IndexRefine`. None creates one.
-        always_exact: Maximum number of eligible ads that are always searched exactly. None uses
-            a measured default.
-    """
+    """Filtered searches of one index. Thread-safe."""
 
     def __init__(
         self,
@@ -73,8 +66,6 @@ class FilteredSearch:
 
         Args:
             queries: [B, D] float32, contiguous and finite.
-            k: Number of ads to return, positive.
-            eligible: The E eligible rows of the N ads.
 
         Returns:
             Scores [B, min(k, E)] float32, descending, and catalog rows of the same shape, int64.
@@ -117,8 +108,6 @@ class FilteredSearch:
 
         Args:
             queries: [B, D] float32, contiguous and finite.
-            k: Number of ads to return, at most E.
-            eligible: The E eligible rows of the N ads.
         """
         if k == 0:
             return _empty_result(len(queries), k)

@@ -49,16 +49,8 @@ def build(
 
     Args:
         embeddings: [N, D] float32, finite.
-        config: Kind and parameters.
         queries: [Q, D] float32, representative query embeddings, from which IVFPQ computes the
             weights of directions. None uses no weights.
-
-    Returns:
-        The index, its kind, and its build parameters.
-
-    Raises:
-        AdIndexError: An embedding is not finite.
-        ValueError: The index of a factory string cannot be served.
     """
     drawn = sample_vectors(embeddings, training_sample_size(config, *embeddings.shape), config.seed)
     check_finite(drawn)
@@ -219,11 +211,7 @@ def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
-    """Checks embeddings [rows, D] of the ads from `first_row` on.
-
-    Raises:
-        AdIndexError: An embedding is not finite.
-    """
+    """Checks embeddings [rows, D] of the ads from `first_row` on."""
     # isfinite of the whole array takes a byte per number, 1 GB for 4 million ads.
     if np.isfinite(embeddings.sum(dtype=np.float64)):
         return

@@ -29,12 +29,7 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None) -> bool:
     """Trains an index created by the factory, whose clustering parameters are set.
 
     Args:
-        index: Index to train in place.
-        ads: [sample, D] float32, contiguous.
         queries: [Q, D] float32, representative query embeddings, or None.
-
-    Returns:
-        Whether the space is weighted by the queries.
     """
     base = faiss.downcast_index(index.base_index)
     ivf = faiss.downcast_index(base.index)

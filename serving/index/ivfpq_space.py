@@ -42,7 +42,6 @@ def weights(ads: np.ndarray, queries: np.ndarray | None, clustering: Any) -> np.
     Args:
         ads: [N, D] float32, a sample.
         queries: [Q, D] float32, finite, representative query embeddings, or None.
-        clustering: faiss's k-means parameters.
     """
     if queries is None or len(queries) < _MIN_QUERIES:
         return None
@@ -76,8 +75,6 @@ def cells(
     Args:
         ads: [N, D] float32, with the weights applied.
         matrix: Weights [D, D], or None.
-        num_cells: Number of cells C.
-        clustering: faiss's k-means parameters.
     """
     clustering.spherical = matrix is None
     learner = faiss.Clustering(ads.shape[1], num_cells, clustering)
@@ -100,7 +97,6 @@ def rotation(ads: np.ndarray, centroids: np.ndarray, num_codes: int) -> np.ndarr
     Args:
         ads: [N, D] float32, with the weights applied.
         centroids: [C, D] float32.
-        num_codes: Number of codes per ad, each for D / num_codes dimensions.
     """
     ads = ads[:: -(-len(ads) // _ROTATION_SAMPLE)]
     residuals = ads - centroids[nearest(ads, centroids)]

@@ -121,12 +121,7 @@ def _check_factory(kind: str) -> None:
 
 
 def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dict[str, Any]]:
-    """Chooses the kind and its parameters for N ads.
-
-    Returns:
-        The kind, and the build parameters with the faiss `factory` string. `fallback` is the
-        reason if the kind differs from the configured one.
-    """
+    """Chooses the kind and its parameters for N ads."""
     kind = config.kind
     if kind == AUTO:
         kind = "Flat" if num_ads <= EXACT_UP_TO else "IVFPQ"

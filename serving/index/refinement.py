@@ -31,9 +31,6 @@ _MIN_CANDIDATES = 500
 class Refinement:
     """The second stage of an index. Thread-safe.
 
-    Args:
-        index: Inner-product `faiss.IndexRefine` that stores 8-bit, 16-bit or float vectors.
-
     Attributes:
         index: The index.
         ivf: Its first stage, with the codes.
@@ -57,8 +54,6 @@ class Refinement:
 
         Args:
             queries: [B, D] float32, contiguous.
-            k: Number of ads to return, at most N.
-            parameters: faiss's search parameters for the first stage.
 
         Returns:
             Scores [B, k] float32, descending, and rows [B, k] int64, padded with -inf and -1 if

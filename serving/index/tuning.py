@@ -36,10 +36,8 @@ def tune(
     one with the highest recall is set.
 
     Args:
-        searcher: Index of `embeddings`.
         embeddings: [N, D] float32.
         queries: [Q, D] float32, representative query embeddings.
-        config: Target, and the number of candidates.
     """
     exact_rows = exact_search.exact_rows([embeddings], queries, config.num_candidates)
     best, best_recall = searcher.search_parameters(), -1.0

@@ -20,12 +20,7 @@ from tfrecords.schema import AD
 
 
 class AdRates:
-    """The rates of a release, read on first use.
-
-    Args:
-        fields: The rates of the release's schema, as JSON values.
-        released: Index of the release.
-    """
+    """The rates of a release, read on first use."""
 
     def __init__(self, fields: Sequence[Mapping[str, Any]], released: index.AdIndex) -> None:
         self._fields, self._released = fields, released

@@ -23,14 +23,7 @@ _PARTS = ("fields", "show")
 
 
 class AdRows:
-    """Validates ads against the ad fields of a release.
-
-    Args:
-        ad_fields: Name and kind of each ad field, and the length of a vector.
-        schema: Schema of the catalog's table: ad ids, raw fields and values to show.
-        show: Names of the values to show.
-        id_field: Field that has the ad id as its value; None if there is none.
-    """
+    """Validates ads against the ad fields of a release."""
 
     def __init__(
         self,
@@ -45,15 +38,7 @@ class AdRows:
         self._id_field = id_field
 
     def check(self, ads: Sequence[Any]) -> pa.Table:
-        """Returns the table of ad ids, raw fields and values to show.
-
-        Args:
-            ads: B ads in the format of this module's docstring.
-
-        Raises:
-            InvalidAdError: An ad is invalid; the message names the ad, the field, the value and
-                what was expected.
-        """
+        """Returns the table of ad ids, raw fields and values to show."""
         rows = [self._check_ad(f"ads[{i}]", ad) for i, ad in enumerate(ads)]
         ids = [ad_id for ad_id, _ in rows]
         if len(set(ids)) != len(ids):
@@ -128,11 +113,7 @@ class AdRows:
 
 
 def check_ad_id(place: str, ad_id: Any) -> str:
-    """Returns an ad id as a string; an integer is converted to its digits.
-
-    Raises:
-        InvalidAdError: The id is not a string, or is empty or too long.
-    """
+    """Returns an ad id as a string; an integer is converted to its digits."""
     ad_id = requests.as_digits(ad_id)
     try:
         is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= requests.MAX_AD_ID_BYTES

@@ -66,11 +66,7 @@ class Journal:
         self._reset()
 
     def read_new(self) -> NewRecords | None:
-        """Returns the updates since the last call, or None if there are none.
-
-        Raises:
-            LiveIndexError: The journal is damaged, or belongs to another release.
-        """
+        """Returns the updates since the last call, or None if there are none."""
         seen = self.state_of_file()
         if seen == self.seen:
             if self._failure is not None:
@@ -97,12 +93,7 @@ class Journal:
         return found
 
     def state_of_file(self) -> tuple[int, ...] | None:
-        """Returns inode, size and mtime of the journal; None if it does not exist.
-
-        Raises:
-            LiveIndexError: The file cannot be inspected, or the whole release is missing, such as
-                on a volume that is not mounted any more.
-        """
+        """Returns inode, size and mtime of the journal; None if it does not exist."""
         try:
             state = os.stat(self._path)
         except FileNotFoundError:
@@ -181,11 +172,7 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Locks out other writers in a `with` block. Call `read_new` before writing.
-
-        Raises:
-            LiveIndexError: The directory cannot be created or locked.
-        """
+        """Locks out other writers in a `with` block. Call `read_new` before writing."""
         with contextlib.ExitStack() as stack:
             try:
                 if not self._directory.is_dir():
@@ -199,11 +186,7 @@ class Journal:
             yield
 
     def append(self, payload: bytes) -> None:
-        """Durably appends an update, which `read_new` then returns. The caller holds `writing`.
-
-        Raises:
-            LiveIndexError: The update cannot be written.
-        """
+        """Durably appends an update, which `read_new` then returns. The caller holds `writing`."""
         if not self.num_bytes:
             self._create(0, payload)
             return
@@ -225,11 +208,7 @@ class Journal:
             raise self._not_written(error) from error
 
     def rewrite(self, payload: bytes) -> None:
-        """Replaces all updates with a single one. The caller holds `writing`.
-
-        Raises:
-            LiveIndexError: The journal cannot be rewritten.
-        """
+        """Replaces all updates with a single one. The caller holds `writing`."""
         self._create(self.num_updates, payload)
 
     def _create(self, replaced: int, payload: bytes) -> None:

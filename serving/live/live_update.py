@@ -50,11 +50,7 @@ def encode(update: Update) -> bytes:
 
 
 def decode(record: bytes) -> Update:
-    """Returns the update of a record.
-
-    Raises:
-        LiveIndexError: The record is not a valid update.
-    """
+    """Returns the update of a record."""
     try:
         table = pa.ipc.open_stream(record).read_all().combine_chunks()
         removed = json.loads((table.schema.metadata or {})[_REMOVED])

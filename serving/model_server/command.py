@@ -71,9 +71,6 @@ def main(argv: Sequence[str]) -> int:
 
     Running requests then get a few seconds to finish; a second signal ends the process at once, and
     so does the first one while the models load.
-
-    Returns:
-        0 after such a stop, 1 if the server could not start.
     """
     values = flags.FLAGS
     try:
@@ -116,12 +113,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
-    """Returns the models that the flags name.
-
-    Raises:
-        OSError: --model_config_file cannot be read.
-        ValueError: The flags name no model, or --model_config_file is not a ModelServerConfig.
-    """
+    """Returns the models that the flags name."""
     if values.model_config_file:
         return model_config.read(values.model_config_file)
     if not values.model_base_path:

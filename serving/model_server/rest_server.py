@@ -44,11 +44,7 @@ class RestServer:
     """An HTTP server on its own thread."""
 
     def __init__(self, manager: servable_manager.ServableManager, host: str, port: int) -> None:
-        """Binds the port, 0 for any free one; nothing is answered before `start`.
-
-        Raises:
-            OSError: The port cannot be bound.
-        """
+        """Binds the port, 0 for any free one; nothing is answered before `start`."""
         self._manager = manager
         self._socket = process.bound_socket(host, port)
         self.port: int = self._socket.getsockname()[1]

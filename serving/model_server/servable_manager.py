@@ -74,13 +74,7 @@ class ServableManager:
         self._changed = threading.Condition()
 
     def reload(self, config: model_config.ModelServerConfig) -> None:
-        """Replaces the whole list of models and waits until each new model with a version serves.
-
-        Raises:
-            StatusError: INVALID_ARGUMENT if the configuration is refused, INVALID_ARGUMENT or
-                NOT_FOUND if no model has a version; in these cases nothing was changed. UNKNOWN if
-                no version of a new model could be loaded.
-        """
+        """Replaces the list of models and waits until each new model with a version serves."""
         with self._updating:
             version_policy.validate(config)
             configs = {model.name: model for model in config.model_config_list.config}

@@ -36,10 +36,6 @@ def decode(tensor: tensor_pb2.TensorProto) -> np.ndarray:
 
     Values may be in the typed field or in `tensor_content`. As in TensorFlow, the last value is
     repeated if there are too few, and values beyond the shape are ignored.
-
-    Raises:
-        ValueError: The tensor has an unsupported type, an unknown shape, or a `tensor_content` of
-            another length.
     """
     # Like TensorFlow, without regard to `unknown_rank`.
     shape = [dim.size for dim in tensor.tensor_shape.dim]
@@ -58,11 +54,7 @@ def decode(tensor: tensor_pb2.TensorProto) -> np.ndarray:
 
 
 def encode_tensor(array: np.ndarray) -> tensor_pb2.TensorProto:
-    """Returns a tensor with the values of common types in the typed field.
-
-    Raises:
-        TypeError: The array's type has no tensor type.
-    """
+    """Returns a tensor with the values of common types in the typed field."""
     if array.dtype not in _BY_NUMPY:
         return tf.make_tensor_proto(array)
     enum, field = _BY_NUMPY[array.dtype]

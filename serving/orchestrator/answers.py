@@ -35,14 +35,8 @@ def compose(
     """Orders the candidates under the rules: by utility, or by retrieval score without a ranker.
 
     Args:
-        release: Release bundle.
-        valid: Validated request.
-        found: Candidates of the request.
         head_scores: Scores [C] float32 of each present head; the utility is their weighted sum.
             None: there are no scores, and the utility is the retrieval score.
-        stage_ms: Duration of each stage in milliseconds.
-        degraded: Why only some of the found candidates, or none, have scores. None: all have, or
-            the release has no ranker.
     """
     scores: dict[str, np.ndarray] = {}
     if head_scores is None:

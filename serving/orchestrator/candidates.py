@@ -48,12 +48,7 @@ class CandidateGroup:
     stage_ms: Mapping[str, float]
 
     def candidates_of(self, row: int, count: int | None = None) -> RequestCandidates:
-        """Returns the candidates of one request.
-
-        Args:
-            row: Index of the request in the group.
-            count: Maximum number of candidates. None: all.
-        """
+        """Returns the candidates of one request."""
         return RequestCandidates(self.ads, self.rows[row, :count], self.scores[row, :count])
 
 

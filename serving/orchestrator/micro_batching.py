@@ -41,14 +41,7 @@ class Batcher(Generic[Item, Result]):
         max_running: int,
         can_share: Callable[[Sequence[Item]], bool],
     ) -> None:
-        """Creates a batcher.
-
-        Args:
-            run: Maps items to results, in the same order.
-            max_running: Maximum number of concurrent calls.
-            can_share: Returns whether items may share a call; the last of them is to join the
-                others.
-        """
+        """Creates a batcher."""
         self._run = run
         self._max_running = max_running
         self._can_share = can_share
@@ -62,18 +55,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     async def submit(self, key: Hashable, item: Item, max_wait_seconds: float) -> Result:
-        """Returns the result of an item.
-
-        Args:
-            key: Only items with equal keys share a call.
-            item: Argument for `run`.
-            max_wait_seconds: Maximum time until the call starts. It does not count if the call
-                starts at once.
-
-        Raises:
-            TimeoutError: The item waited longer.
-            Exception: `run` raised it for this item.
-        """
+        """Returns the result of an item."""
         if not self._waiting and self._running < self._max_running:
             self._running += 1
             try:

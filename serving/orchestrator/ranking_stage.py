@@ -68,15 +68,7 @@ class RankingStage:
         requests_per_call: int,
         clock: Callable[[], float],
     ) -> None:
-        """Creates the stage.
-
-        Args:
-            ranker: Ranker of the release.
-            outputs: Output name of the ranker for each head.
-            config: Options.
-            requests_per_call: Maximum number of requests that share a call.
-            clock: Returns the time in seconds, for the latency of calls.
-        """
+        """Creates the stage."""
         self._ranker = ranker
         self._outputs = dict(outputs)
         self._config = config
@@ -90,14 +82,7 @@ class RankingStage:
     async def rank(
         self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
     ) -> Ranking:
-        """Returns the scores available by the deadline. Ranker errors are not raised.
-
-        Args:
-            group: Candidates to rank.
-            min_count: Minimum number of candidates to rank, the largest k of the requests; if
-                there is not enough time for that, none is ranked.
-            deadline: Deadline of the requests.
-        """
+        """Returns the scores available by the deadline. Ranker errors are not raised."""
         found = group.rows.shape[1]
         if not found:
             # No ad is eligible.

@@ -30,15 +30,7 @@ class RetrievalStage:
         num_threads: int,
         requests_per_call: int,
     ) -> None:
-        """Starts the threads.
-
-        Args:
-            release: Release bundle with the query tower.
-            live_index: Live index of the ads.
-            fields: Converts requests to model inputs.
-            num_threads: Number of threads, one call each.
-            requests_per_call: Maximum number of requests that share a call.
-        """
+        """Starts the threads."""
         self._tower = release.query_tower
         self._live = live_index
         self._fields = fields
@@ -52,12 +44,7 @@ class RetrievalStage:
     async def find(
         self, valid: requests.ValidRequest, k: int, deadline: requests.Deadline
     ) -> candidates.CandidateGroup:
-        """Returns up to k candidates of one request.
-
-        Raises:
-            OverloadedError: The request had to wait for a thread until its deadline.
-            IndexUnavailableError: The index is in Milvus, which does not answer in time.
-        """
+        """Returns up to k candidates of one request."""
         try:
             return await self._batcher.submit(
                 k, (valid, k, deadline), deadline.remaining_ms() / 1000

@@ -19,14 +19,7 @@ from tfrecords.schema import IMPRESSION
 
 
 class UserStage:
-    """Completes the requests of one release.
-
-    Args:
-        data: The user store of the process.
-        release: Manifest of the release.
-        catalog: Ads of the release, for the values that events are listed or counted by.
-        validator: Validator of the release.
-    """
+    """Completes the requests of one release."""
 
     def __init__(
         self,
@@ -46,11 +39,7 @@ class UserStage:
         self._lists_impressions = any(IMPRESSION in field.event for field in self._histories)
 
     def check_profile(self, profile: Mapping[str, Any]) -> None:
-        """Checks that a profile has no histories, which are computed from events.
-
-        Raises:
-            InvalidRequestError: The profile has a history.
-        """
+        """Checks that a profile has no histories, which are computed from events."""
         for field in self._histories:
             given = next((name for name in field.inputs if name in profile), None)
             if given is not None:

@@ -272,11 +272,7 @@ def _decode(tensor: tensor_pb2.TensorProto | None, name: str, shape: tuple[int, 
 
 
 def check_finite(name: str, scores: np.ndarray) -> None:
-    """Checks that some scores of an output are finite; the ranking stage handles the others.
-
-    Raises:
-        RankerReplyError: All scores are NaN or infinite.
-    """
+    """Checks that some scores of an output are finite; the ranking stage handles the others."""
     if scores.size and not np.isfinite(scores).any():
         raise errors.RankerReplyError(
             f"The ranker's {name} contains only NaN or infinity; expected finite scores."

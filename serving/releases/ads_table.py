@@ -21,24 +21,7 @@ _MAX_MISSING_ADS = 0.2
 
 
 def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
-    """Returns ad ids and raw ad fields as an index stores them.
-
-    Args:
-        ads: N ads with the columns of the schema's `ad_key`, joined by "|" if there are several,
-            and the columns of its ad fields and those to show. A table with the column
-            `index.AD_ID`, such as the `ads.arrow` of a release, has the ad id there, and its
-            columns are named like the fields. Null: missing.
-        schema: The schema.
-
-    Returns:
-        `index.AD_ID` and a column for each ad field: strings, float64, lists of strings, or
-        fixed-size lists of float32; and `schema.SHOWN` if the schema shows columns.
-
-    Raises:
-        InvalidAdError: It is not an Arrow table, there is no ad, a column is missing or has another
-            type, an ad id is missing, too long or repeated, a number is not finite, or a vector
-            does not have the length of its field.
-    """
+    """Returns ad ids and raw ad fields as an index stores them."""
     if not isinstance(ads, pa.Table):
         raise errors.InvalidAdError(
             f"ads: expected a pyarrow.Table, got {type(ads).__name__}. Use "

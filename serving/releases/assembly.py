@@ -194,9 +194,6 @@ def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:
     """Returns the heads of a ranker by the names of its outputs.
 
     `LABEL_probability` is a probability, and `expected_LABEL` an amount.
-
-    Raises:
-        InvalidModelError: There is no output, or one has another name.
     """
     heads = []
     for output in sorted(outputs):

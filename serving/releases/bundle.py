@@ -72,13 +72,7 @@ def stable(base: str | os.PathLike[str]) -> int:
 
 
 def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
-    """Checks that a release is byte for byte as published, and returns its manifest.
-
-    Raises:
-        BundleNotFoundError: The manifest is missing.
-        BundleError: The manifest has another format version, or a file was changed, removed or
-            added.
-    """
+    """Checks that a release is byte for byte as published, and returns its manifest."""
     root = pathlib.Path(base)
     release = manifest.read(root, version)
     parts.in_threads(

@@ -25,16 +25,8 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeds ads into files.
 
-    Args:
-        directory: Existing directory of the files.
-        ad_tower: The ad tower.
-        ads: N ads with a column for each ad field.
-
     Returns:
         Embeddings [N, D] float32 and features [N, F] int32, memory-mapped.
-
-    Raises:
-        InvalidModelError: The ad tower fails, or returns values that cannot be served.
     """
     paths = directory / "embeddings.npy", directory / "ad_features.npy"
     arrays: list[np.ndarray] = []
@@ -74,11 +66,7 @@ def _embedded(ad_tower: models.AdTower, ads: pa.Table) -> tuple[np.ndarray, np.n
 
 @contextlib.contextmanager
 def running(model: models.QueryTower | models.AdTower | models.RankerModel) -> Iterator[None]:
-    """Converts the errors of a model that is run in the `with` block.
-
-    Raises:
-        InvalidModelError: The model fails.
-    """
+    """Converts the errors of a model that is run in the `with` block."""
     try:
         yield
     except (tf.errors.OpError, saved_model.StatusError) as error:
@@ -95,11 +83,7 @@ def check_embeddings(
     num_rows: int,
     name_of: Callable[[int], str],
 ) -> None:
-    """Checks the embeddings of a tower.
-
-    Raises:
-        InvalidModelError: The shape is not [num_rows, D], or a value is not finite.
-    """
+    """Checks the embeddings of a tower."""
     if values.ndim != 2 or len(values) != num_rows or not values.shape[1]:
         raise errors.InvalidModelError(
             f"{model.part}: expected embeddings [{num_rows}, D] for {num_rows} rows, got "

@@ -20,11 +20,7 @@ _LOCK_TIMEOUT_SECONDS = 0.01
 
 
 def hold(base: pathlib.Path, version: int) -> contextlib.ExitStack:
-    """Keeps a published release from being pruned until the result is closed, or not referenced.
-
-    Raises:
-        BundleNotFoundError: The version is not published, or is being removed.
-    """
+    """Keeps a published release from being pruned until the result is closed, or not referenced."""
     path = manifest.path_of(base, version)
     with contextlib.ExitStack() as stack:
         try:
@@ -61,11 +57,7 @@ def is_in_use(base: pathlib.Path, version: int) -> bool | None:
 
 @contextlib.contextmanager
 def locked_if_unused(base: pathlib.Path, version: int) -> Iterator[bool]:
-    """Yields whether no process has the release loaded; none can load it until the block ends.
-
-    Raises:
-        OSError: The file system does not support locks, or the manifest is not writable.
-    """
+    """Yields whether no process has the release loaded; none can load it until the block ends."""
     # Some network file systems require write access for an exclusive lock.
     with open(manifest.path_of(base, version), "rb+") as file:
         try:

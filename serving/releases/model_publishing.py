@@ -45,7 +45,9 @@ def publish_models(
             `ad_features` [B, F] int32.
         ranker: SavedModel from raw query fields and `ad_features` [B, C, F] to [B, C] of each head.
             None: ads are in retrieval order.
-        ads: The ads; see `ads_table.checked_ads`.
+        ads: The ads, with the columns of the schema's `ad_key`, joined by "|" if there are several,
+            of its ad fields and those to show. The `ads.arrow` of a release is such a table, too.
+            Null: missing.
         schema: Names, kinds and sides of the fields, the key of an ad, and, if wanted, the weights
             or values of the heads.
         sample_requests: Raw query fields of requests, as clients will send them. The first are the

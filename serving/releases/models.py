@@ -61,10 +61,6 @@ class _Model:
         part: Part of a release.
         free: Frees the model. No call may be running, and none may follow.
         signature: `inputs` and `outputs`, each name -> `{"dtype", "shape"}`, for the manifest.
-
-    Raises:
-        InvalidModelError: The directory is not a SavedModel, or the model has another signature or
-            calls Python.
     """
 
     part: ClassVar[str]

@@ -21,11 +21,7 @@ def checksum_of(directories: Iterable[pathlib.Path]) -> str:
 
 
 def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
-    """Checks size and checksum of a file against its entry in the manifest.
-
-    Raises:
-        BundleError: The file is missing, or its size or checksum differs.
-    """
+    """Checks size and checksum of a file against its entry in the manifest."""
     remedy = "Restore the file from the export, or export the bundle again."
     try:
         num_bytes = (root / name).stat().st_size

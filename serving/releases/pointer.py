@@ -57,11 +57,7 @@ def read_pointer(base: pathlib.Path) -> Pointer | None:
 
 
 def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
-    """Replaces `releases.json` atomically and durably.
-
-    Raises:
-        PublishError: The file cannot be written.
-    """
+    """Replaces `releases.json` atomically and durably."""
     canary = None
     if pointer.canary is not None:
         canary = {"version": pointer.canary, "share": pointer.share}

@@ -37,14 +37,8 @@ def record(
     batch.
 
     Args:
-        rows: Inputs of each request, [1] or [1, L].
-        tower: The query tower.
-        searcher: Searches the index.
         score: Returns the outputs [1, C] of the ranker for a request and catalog rows [C]. None:
             there is no ranker.
-
-    Returns:
-        `query_embeddings`, `candidates` and `scores`, as in `manifest.Content`.
     """
     embeddings = np.concatenate([tower.embed(columns) for columns in rows])
     _, candidates = searcher.search(embeddings, min(_CANDIDATES_PER_PROBE, searcher.num_ads))
@@ -62,11 +56,7 @@ def record_ads(ads: pa.Table, embeddings: np.ndarray) -> dict[str, Any]:
     """Records ads whose embeddings the ad tower must reproduce.
 
     Args:
-        ads: N ads with their raw fields.
         embeddings: [N, D] float32.
-
-    Returns:
-        `rows` and `embeddings`, as in `manifest.Content`.
     """
     is_finite = np.ones(len(embeddings), bool)
     for column in ads.columns:
@@ -90,12 +80,7 @@ def candidate_rows(release: manifest.Manifest) -> np.ndarray:
 
 
 def check_retrieval(release: manifest.Manifest, tower: models.QueryTower, index: AdIndex) -> None:
-    """Checks that the query tower and the index reproduce the probes.
-
-    Raises:
-        ProbeMismatchError: The tower or the index does not reproduce them; the message says which,
-            and by how much.
-    """
+    """Checks that the query tower and the index reproduce the probes."""
     _check_sizes(release, index)
     expected = np.array(release.probes["query_embeddings"], dtype=np.float32)
     columns = query_columns(release)

@@ -192,11 +192,7 @@ def _remove_leftover(path: pathlib.Path) -> None:
 
 
 def exclusive(root: pathlib.Path, wait_seconds: float) -> contextlib.AbstractContextManager[None]:
-    """Locks out other publishes and prunes in a `with` block.
-
-    Raises:
-        PublishError: Another publish or prune is running, and does not end in time.
-    """
+    """Locks out other publishes and prunes in a `with` block."""
     refusal = errors.PublishError(
         f"Another publish into {root} is running. Try again later, or set --wait_seconds to wait "
         "for it."

@@ -59,11 +59,7 @@ def as_field_text(value: Any) -> Any:
 
 
 def as_text_set(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns distinct values in sorted order, so that equal sets are equal tuples.
-
-    Raises:
-        PydanticCustomError: A value is not valid Unicode.
-    """
+    """Returns distinct values in sorted order, so that equal sets are equal tuples."""
     try:
         "".join(values).encode()
     except UnicodeEncodeError as error:

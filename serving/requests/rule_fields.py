@@ -28,17 +28,7 @@ class StoreLimits:
 
 
 class RuleFields:
-    """The ad fields of a release, for rules.
-
-    Args:
-        kinds: Ad field to its kind.
-        defaults: Rules of requests that name none.
-        limits: Limits of the user store, which counts events. None: without a store, only
-            impressions are counted.
-
-    Raises:
-        InvalidRequestError: The defaults do not fit the release or the service.
-    """
+    """The ad fields of a release, for rules."""
 
     def __init__(
         self,
@@ -52,15 +42,7 @@ class RuleFields:
         self.defaults = self.check(defaults)
 
     def check(self, rules: request.Rules | None, seen: request.Seen | None = None) -> request.Rules:
-        """Returns the rules in force; exploration is None if it is off.
-
-        Args:
-            rules: Rules of a request.
-            seen: Counts of the request.
-
-        Raises:
-            InvalidRequestError: Names the rule, the expected and the actual value.
-        """
+        """Returns the rules in force; exploration is None if it is off."""
         if rules is None:
             return self.defaults
         parts = {name: getattr(rules, name) for name in request.Rules.model_fields}
@@ -77,11 +59,7 @@ class RuleFields:
         return self.defaults.model_copy(update=changed)
 
     def check_seen(self, seen: request.Seen | None) -> None:
-        """Checks the counts of a request.
-
-        Raises:
-            InvalidRequestError: A field of `seen` is not a categorical or list field.
-        """
+        """Checks the counts of a request."""
         for name in (seen.fields if seen is not None else None) or ():
             self._check_field("seen.fields", name)
 
@@ -133,16 +111,7 @@ def shown_before(
     caps: Iterable[request.FrequencyCap],
     counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
 ) -> dict[request.FrequencyCap, Mapping[str, int]]:
-    """Returns the impressions of each value, for caps that also count the ads of the answer.
-
-    Args:
-        caps: Checked frequency caps.
-        counts: Returns the number of events of each value for a cap; None: not known.
-
-    Returns:
-        Cap of a field's impressions -> value -> number of impressions. A cap on ads themselves is
-        not included, because an answer has no ad twice.
-    """
+    """Returns the impressions of each value, for caps that also count the ads of the answer."""
     return {
         cap: counts(cap) or {} for cap in caps if cap.field is not None and cap.kind == IMPRESSION
     }
@@ -152,12 +121,7 @@ def at_cap(
     caps: Iterable[request.FrequencyCap],
     counts: Callable[[request.FrequencyCap], Mapping[str, int] | None],
 ) -> dict[str | None, tuple[str, ...]]:
-    """Returns the values that have reached a frequency cap, by field; ad ids under None.
-
-    Args:
-        caps: Checked frequency caps.
-        counts: Returns the number of events of each value, or ad, for a cap; None: not known.
-    """
+    """Returns the values that have reached a frequency cap, by field; ad ids under None."""
     reached: dict[str | None, set[str]] = {}
     for cap in caps:
         values = {value for value, n in (counts(cap) or {}).items() if n >= cap.max}

@@ -129,7 +129,6 @@ class _Draws:
         """Returns the candidate of a position, its propensity, and whether it was drawn.
 
         Args:
-            best: Candidate with the greatest gain.
             available: [C] bool, the candidates that can be chosen.
         """
         pool = np.flatnonzero(available & self._drawable)

@@ -42,15 +42,7 @@ class HttpServer(uvicorn.Server):
         own_logs: bool = True,
         announce: Callable[[], None] = lambda: None,
     ) -> None:
-        """Creates a server.
-
-        Args:
-            app: ASGI application.
-            draining: Event shared with the application; set at the first signal.
-            config: Options. None: the defaults.
-            own_logs: Whether uvicorn configures its own logging. False: it logs to the root logger.
-            announce: Called once the port listens.
-        """
+        """Creates a server."""
         http = config or HttpConfig()
         self._drain_seconds = http.drain_seconds
         self._draining = draining

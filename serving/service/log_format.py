@@ -28,11 +28,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class OncePerSecond(logging.Filter):
-    """Passes one record per second from each line of code, with the number of suppressed ones.
-
-    Args:
-        clock: Returns seconds.
-    """
+    """Passes one record per second from each line of code, with the number of suppressed ones."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()

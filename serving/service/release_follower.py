@@ -41,14 +41,7 @@ class _Refusal:
 
 
 class ReleaseFollower:
-    """Keeps the router in sync with releases.json.
-
-    Args:
-        base: Base directory of the bundles.
-        router: Router with a stable release.
-        connect: Creates the orchestrator of a loaded release. Called in a thread.
-        clock: Returns the time in seconds, for delays before retries.
-    """
+    """Keeps the router in sync with releases.json."""
 
     def __init__(
         self,
@@ -190,11 +183,7 @@ class ReleaseFollower:
 
 
 def load_first(base: pathlib.Path) -> releases.Bundle:
-    """Loads the first release of a service: the stable one, or a previous one if it is refused.
-
-    Raises:
-        BundleError: The stable release is refused, and no previous release can be loaded.
-    """
+    """Loads the first release of a service: the stable one, or a previous one if it is refused."""
     pointer = releases.current_pointer(base)
     try:
         return releases.load(base, pointer.stable)

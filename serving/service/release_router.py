@@ -45,11 +45,7 @@ class _Table:
 
 
 class ReleaseRouter:
-    """The loaded releases of a service. Use it from one event loop.
-
-    Args:
-        stable: Orchestrator for all requests until `route` is called. The router closes it.
-    """
+    """The loaded releases of a service. Use it from one event loop."""
 
     def __init__(self, stable: orchestrator.Orchestrator) -> None:
         entry = _Entry(stable)
@@ -76,12 +72,6 @@ class ReleaseRouter:
         """Routes new requests to these releases.
 
         Other releases are closed after their last request.
-
-        Args:
-            stable: Orchestrator of the stable release.
-            canary: Orchestrator of the canary release. None: no canary.
-            share: Share of requests, in [0, 1], that the canary answers in addition to those that
-                name it.
         """
         entries = [self._entry(service) for service in (stable, canary) if service is not None]
         self._table = _Table(entries[0], entries[1] if canary is not None else None, share)

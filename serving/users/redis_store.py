@@ -105,16 +105,7 @@ _KEYS = ("profile", "actions", "impressions", "ids", "erased")
 
 
 class RedisUserStore:
-    """A user store in Redis or Valkey.
-
-    Args:
-        url: Address, such as `redis://127.0.0.1:6379/0`.
-        config: Limits, timeout, and time to live, which `check_settings` keeps on the server.
-            None: the defaults, and the time to live of the server.
-
-    Raises:
-        ValueError: The URL is not valid.
-    """
+    """A user store in Redis or Valkey."""
 
     def __init__(self, url: str, config: UserStoreConfig | None = None) -> None:
         self._config = config or UserStoreConfig()

@@ -98,16 +98,7 @@ _PACE_WEIGHT = 0.1
 
 
 class SqliteUserStore:
-    """A user store in a file, which is created if it does not exist, in an existing directory.
-
-    Args:
-        path: The file. SQLite keeps two more next to it.
-        config: Limits and time to live, which is kept in the file. None: the defaults, and the
-            time to live of the file.
-
-    Raises:
-        UserStoreError: The file cannot be opened, or is another database.
-    """
+    """A user store in a file, which is created if it does not exist, in an existing directory."""
 
     def __init__(self, path: str | pathlib.Path, config: UserStoreConfig | None = None) -> None:
         self._path = pathlib.Path(path)

@@ -180,13 +180,7 @@ class UserStore(Protocol):
 
 
 def note_change(name: str, before: float | None, after: float) -> None:
-    """Logs that a service changes the time to live of a store.
-
-    Args:
-        name: Name of the store, for the message.
-        before: Time to live in the store, in seconds. None: it has none.
-        after: Time to live of the service, in seconds.
-    """
+    """Logs that a service changes the time to live of a store."""
     if before not in (None, after):
         _logger.warning(
             "The user store %s kept users and events for %g days; --user_ttl_days of this service "
@@ -205,14 +199,7 @@ def latest_time(now: float) -> float:
 def by_user(
     events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, since: float, now: float
 ) -> dict[str, list[StoredEvent]]:
-    """Returns the events of each user that a store could keep: the latest of each list.
-
-    Args:
-        events: Pairs of a user id and an event.
-        config: Maximum length of each list.
-        since: Time of the earliest events to keep, in seconds since 1970.
-        now: Current time. Later events do not push out earlier ones.
-    """
+    """Returns the events of each user that a store could keep: the latest of each list."""
     # The events of a user by whether they are impressions, and whether they are after now.
     found: dict[str, dict[tuple[bool, bool], list[StoredEvent]]] = {}
     for user_id, event in events:

@@ -142,14 +142,7 @@ def main() -> None:
 
 
 def settings(base: pathlib.Path) -> service.ServiceSettings:
-    """Returns the service settings of the flags.
-
-    Raises:
-        ValueError: The token, the certificate, the rules, a port or an address is not valid.
-        OSError: A file cannot be read.
-        UserStoreError: The user store cannot be opened.
-        ImpressionLogError: The directory of the impression log is not writable.
-    """
+    """Returns the service settings of the flags."""
     from serving import impressions, ranker, service
 
     _check_ports()

@@ -21,7 +21,6 @@ class StringLookup:
 
     Args:
         values: [V] distinct strings without nulls.
-        hash_function: Maps a string to a 64-bit integer, deterministically in this process.
     """
 
     def __init__(self, values: pa.Array, hash_function: Callable[[str], int] = hash) -> None:

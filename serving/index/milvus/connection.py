@@ -20,15 +20,7 @@ _until: contextvars.ContextVar[float] = contextvars.ContextVar("until", default=
 
 
 def connect(uri: str) -> Any:
-    """Returns a `pymilvus.MilvusClient`.
-
-    Args:
-        uri: Address of Milvus, or path of a milvus-lite file; `URI_VARIABLE` overrides it.
-
-    Raises:
-        AdIndexError: `pymilvus` is not installed.
-        IndexUnavailableError: Milvus does not answer, or another process has the file open.
-    """
+    """Returns a `pymilvus.MilvusClient`."""
     try:
         import pymilvus
     except ModuleNotFoundError as error:
@@ -98,11 +90,7 @@ def limited(timeout_seconds: float | None) -> Iterator[None]:
 
 
 def remaining() -> float:
-    """Returns the timeout of the next call in seconds.
-
-    Raises:
-        IndexUnavailableError: The time of the `limited` block is over.
-    """
+    """Returns the timeout of the next call in seconds."""
     left = _until.get() - time.monotonic()
     if left <= 0:
         raise errors.IndexUnavailableError(
@@ -114,15 +102,7 @@ def remaining() -> float:
 
 @contextlib.contextmanager
 def calls(uri: str, what: str) -> Iterator[None]:
-    """Converts errors of `pymilvus` in a `with` block.
-
-    Args:
-        uri: Address in the manifest.
-        what: Description of the failure, for the error.
-
-    Raises:
-        IndexUnavailableError: Milvus does not answer, or refuses the call.
-    """
+    """Converts errors of `pymilvus` in a `with` block."""
     import grpc
     import pymilvus
 

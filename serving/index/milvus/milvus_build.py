@@ -37,11 +37,6 @@ def build(
 
     Args:
         embeddings: [N, D] float32; read in pieces.
-        ads: N rows of the fields that filters may name.
-        config: Kind, parameters and address.
-
-    Returns:
-        The index, and its build parameters.
     """
     assert config.milvus_uri is not None
     uri = connection.portable(config.milvus_uri)
@@ -155,11 +150,7 @@ def _make_index(
 
 
 def drop(entry: Mapping[str, Any]) -> None:
-    """Drops the collection that a manifest names, if it exists.
-
-    Raises:
-        IndexUnavailableError: Milvus does not answer.
-    """
+    """Drops the collection that a manifest names, if it exists."""
     uri, collection = entry["milvus"]["uri"], entry["milvus"]["collection"]
     client = connection.connect(uri)
     with connection.calls(uri, f"the collection {collection} cannot be dropped"):

@@ -96,13 +96,7 @@ def _codes(strings: pa.Array) -> np.ndarray:
 def expressions_of(
     filters: requests.Filters, fields: Mapping[str, str], catalog: eligibility.Eligibility
 ) -> tuple[str, str]:
-    """Returns `expression` and `field_expression` of filters returned by `FilterFields.check`.
-
-    Args:
-        filters: The filters.
-        fields: Ad field -> kind, in the order of the collection.
-        catalog: Maps ad ids to rows.
-    """
+    """Returns `expression` and `field_expression` of filters returned by `FilterFields.check`."""
     positions = {name: position for position, name in enumerate(fields)}
     clauses = [
         clause

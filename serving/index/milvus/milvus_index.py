@@ -50,15 +50,7 @@ _MAX_KEPT_COUNTS = 1024
 
 
 class MilvusIndex:
-    """An open collection. Thread-safe.
-
-    Args:
-        entry: `index` of a manifest: kind, dimension, search and `milvus` with uri and collection.
-
-    Raises:
-        AdIndexError: There is no such collection, or `pymilvus` is not installed.
-        IndexUnavailableError: Milvus does not answer.
-    """
+    """An open collection. Thread-safe."""
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.kind: str = entry["kind"]

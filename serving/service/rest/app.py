@@ -58,15 +58,6 @@ def create_app(
     """Returns the ASGI application, which closes its dependencies at shutdown.
 
     These are the orchestrators, their impression log and their user store.
-
-    Args:
-        router: Answers the requests.
-        follower: Keeps the releases of `router` in sync with the disk; None: they do not change.
-        max_body_bytes: Maximum size of a body; larger bodies get 413.
-        token: Bearer token that is required except for health, readiness and the pages; None: no
-            token is required.
-        feedback: Log of users' feedback on answers; None: no log.
-        draining: Set when the service drains; see `http_server`. None: never.
     """
     draining = draining or threading.Event()
     # Otherwise each counter and histogram has a gauge of its time of creation, but only in a

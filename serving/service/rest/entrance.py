@@ -47,21 +47,7 @@ class Entrance:
         max_body_bytes: int,
         token: str | None,
     ) -> None:
-        """Wraps an application.
-
-        Args:
-            app: Application.
-            draining: Set when the service drains: it is not ready, still answers requests, and
-                closes each connection after its response.
-            metrics: Counts the requests.
-            admission: Refuses requests that cannot be answered in time, before their bodies are
-                read, which would cost more than the refusal.
-            deadlines_ms: Path of requests for ads -> deadline in milliseconds if the header names
-                none.
-            max_body_bytes: Maximum size of a body; larger bodies get 413.
-            token: Bearer token that is required except for health, readiness and the pages; None:
-                no token is required.
-        """
+        """Wraps an application."""
         self._app = app
         self._draining = draining
         self._metrics = metrics

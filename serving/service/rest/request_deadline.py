@@ -21,11 +21,7 @@ def parsed(text: str | bytes | None) -> float | None:
 def applied(
     request: requests.Request, headers: Mapping[str, str], default_ms: float
 ) -> requests.Request:
-    """Returns a request with the shortest of its own deadline, the header's and the default.
-
-    Raises:
-        InvalidRequestError: The header is not a number in (0, 60000].
-    """
+    """Returns a request with the shortest of its own deadline, the header's and the default."""
     text = headers.get(HEADER)
     header_ms = parsed(text)
     if header_ms is None and text is not None:

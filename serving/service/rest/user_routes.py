@@ -53,13 +53,7 @@ def add_routes(
     router: release_router.ReleaseRouter,
     feedback: FeedbackLog | None,
 ) -> None:
-    """Adds the routes.
-
-    Args:
-        app: Application.
-        router: Releases, whose orchestrators share a user store.
-        feedback: Log of events that are feedback to answers. None: no log.
-    """
+    """Adds the routes."""
     data = router.stable.users
     assert data is not None
     events = orchestrator.EventIntake(data, feedback)

@@ -8,11 +8,11 @@ import killed
 import pytest
 
 from serving import export
-from serving.export import work_directory
+from serving.export import steps
 
 
 def hold(directory, pipe):
-    with work_directory.locked(directory):
+    with steps.locked(directory):
         pipe.send("held")
         pipe.recv()
 
@@ -54,7 +54,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     with killed.running(hold, tmp_path, theirs) as process_id:
         assert ours.poll(60)
         named = pytest.raises(BlockingIOError, match=f"^Process {process_id} is working in ")
-        with named, work_directory.locked(tmp_path):
+        with named, steps.locked(tmp_path):
             pass
-    with work_directory.locked(tmp_path):
+    with steps.locked(tmp_path):
         pass
