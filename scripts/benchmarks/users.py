@@ -92,7 +92,7 @@ async def _fill(address: str, profiles: list[dict], ad_ids: list[str]) -> dict[s
     store = users.open_store(address)
     chance = random.Random(1)
     started = now = time.time()
-    (last,) = await store.read([_user_id(FLAGS.num_users - 1)], now)
+    last = await store.read(_user_id(FLAGS.num_users - 1), now)
     first = FLAGS.num_users if last.is_known else 0
     for start in range(first, FLAGS.num_users, _USERS_PER_WRITE):
         numbers = range(start, min(start + _USERS_PER_WRITE, FLAGS.num_users))

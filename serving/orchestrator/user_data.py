@@ -169,8 +169,7 @@ class UserData:
 
         async def flushed() -> User:
             await self.flush()
-            (found,) = await self._store.read([user_id], self.now(), True)
-            return found
+            return await self._store.read(user_id, self.now(), True)
 
         return await self._limited("read", flushed())
 
@@ -265,7 +264,7 @@ class UserData:
 
         async def noted() -> User:
             try:
-                (found,) = await self._store.read([user_id], now, impressions)
+                found = await self._store.read(user_id, now, impressions)
             except errors.UserStoreError as error:
                 self._note("read", error)
                 raise
@@ -337,9 +336,8 @@ class UserData:
         # The client of Redis may ignore a cancellation while it connects.
         while not self._is_closing:
             try:
-                await self._store.read([_PROBE_ID], self.now())
+                await self._store.read(_PROBE_ID, self.now())
                 self._note("read", None)
-                self._note("settings", await self._store.check_settings())
                 if time.monotonic() - expired_at >= _EXPIRE_SECONDS:
                     await self._store.expire(self.now())
                     expired_at = time.monotonic()

@@ -4,26 +4,19 @@ Two backends pass one contract test: SQLite, for the processes of one host, and 
 Both keep two lists of events for each user, impressions and actions, so that the many impressions
 do not push out the few clicks. A list is sorted by the events' times, regardless of the order of
 arrival, trimmed to the latest, and free of duplicates: events of a user with the same id are one
-event. Events of a clock that is ahead are trimmed separately until their time has come, so that
-they do not push out those that are read. A user without writes for the time to live is deleted. The
-service keeps its time to live in the store, where the commands find it. A store that no service has
-used yet has none: it keeps events of any age.
+event. A user without writes for the time to live is deleted.
 """
 
 import dataclasses
 import json
-import logging
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from serving import requests
 from serving.config import UserStoreConfig
 from tfrecords.schema import IMPRESSION, LABELS
 
-_logger = logging.getLogger(__name__)
-
-# How long erasures are remembered: longer than requests, queues and redelivery take.
+# How long erasures are remembered: longer than requests and queues take.
 ERASED_SECONDS = 3600.0
 ACTIONS = tuple(LABELS)
 
@@ -79,141 +72,63 @@ class User:
 
 
 class UserStore(Protocol):
-    """A user store. Use it from one event loop; no method blocks the loop."""
+    """A user store. Use it from one event loop; no method blocks the loop.
 
-    async def read(
-        self, user_ids: Sequence[str], now: float, impressions: bool = False
-    ) -> list[User]:
-        """Returns the stored data of users, in one round trip.
+    Times are in seconds since 1970; `now` is the current one. Each method raises `UserStoreError`
+    if the store fails, and can be called again.
+    """
 
-        Args:
-            user_ids: Ids of the users.
-            now: Time of the request, in seconds since 1970. Later events, and events older than
-                the time to live, are left out. The latest of the others are returned, up to the
-                maximum of each list.
-            impressions: Whether to read impressions, too.
-
-        Raises:
-            UserStoreError: The store failed.
-        """
-
-    async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
-        """Adds events of users, given as pairs of a user id and an event.
-
-        Events from before their user was erased are left out, see `delete`. So are events more
-        than `requests.MAX_SECONDS_AHEAD` after `now`.
-
-        Args:
-            events: Events in any order.
-            now: Current time, in seconds since 1970, which the time to live counts from.
-
-        Returns:
-            The number of new events. An event older than a full list may count each time, because
-            it is not kept.
-
-        Raises:
-            UserStoreError: The store failed; some events may have been added. Adding them again is
-                harmless.
-        """
-
-    async def set_profile(
-        self,
-        user_id: str,
-        profile: Mapping[str, Any],
-        now: float,
-        times: Mapping[str, float] | None = None,
-    ) -> bool:
-        """Replaces the profile of a user; returns whether there was anything to write.
+    async def read(self, user_id: str, now: float, impressions: bool = False) -> User:
+        """Returns the data of a user: the latest events within the time to live, until `now`.
 
         Args:
             user_id: Id of the user.
-            profile: Raw query fields, as JSON values.
-            now: Current time, in seconds since 1970.
-            times: Time of each value of a profile from a log, in seconds since 1970. Values from
-                before the user was erased are left out, see `delete`, and a profile that the store
-                has stays, because it may be newer. None: the profile is new.
-
-        Raises:
-            UserStoreError: The store failed.
+            now: Time of the request.
+            impressions: Whether to read impressions, too.
         """
+
+    async def append(self, events: Sequence[tuple[str, StoredEvent]], now: float) -> int:
+        """Adds events in any order, as pairs of a user id and an event; returns how many were new.
+
+        Events from before their user was erased are left out, see `delete`.
+        """
+
+    async def set_profile(self, user_id: str, profile: Mapping[str, Any], now: float) -> None:
+        """Replaces the profile of a user, raw query fields as JSON values."""
 
     async def delete(self, user_id: str, now: float) -> bool:
         """Erases a user's profile and events; returns whether there were any.
 
-        For `ERASED_SECONDS`, the store keeps the id and the time, and ignores data from before it:
-        events in the queues of other processes or in a stream, and profiles from logs, do not
-        restore the user. If a clock was ahead, the time is the time of the user's latest event, at
-        most `requests.MAX_SECONDS_AHEAD` after `now`.
-
-        Args:
-            user_id: Id of the user.
-            now: Current time, in seconds since 1970.
-
-        Raises:
-            UserStoreError: The store failed.
+        For `ERASED_SECONDS`, the store keeps the id and the time, and ignores earlier events, such
+        as those in the queues of other processes.
         """
 
     async def expire(self, now: float) -> int:
         """Deletes the users whose time to live has passed, and returns their number.
 
         A store that does so by itself returns 0.
-
-        Args:
-            now: Current time, in seconds since 1970.
-
-        Raises:
-            UserStoreError: The store failed.
-        """
-
-    async def check_settings(self) -> str | None:
-        """Keeps the time to live in the store, and checks the settings of its server.
-
-        Returns:
-            The setting with which the server may lose users, and what to do; None: there is none.
-
-        Raises:
-            UserStoreError: The store failed.
         """
 
     async def close(self) -> None:
         """Closes the connections."""
 
 
-def note_change(name: str, before: float | None, after: float) -> None:
-    """Logs that a service changes the time to live of a store."""
-    if before not in (None, after):
-        _logger.warning(
-            "The user store %s kept users and events for %g days; --user_ttl_days of this service "
-            "makes it %g days.",
-            name,
-            (before or 0.0) / 86_400,
-            after / 86_400,
-        )
-
-
-def latest_time(now: float) -> float:
-    """Returns the latest time of an event that a store accepts, in seconds since 1970."""
-    return now + requests.MAX_SECONDS_AHEAD
-
-
 def by_user(
-    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, since: float, now: float
+    events: Sequence[tuple[str, StoredEvent]], config: UserStoreConfig, since: float
 ) -> dict[str, list[StoredEvent]]:
     """Returns the events of each user that a store could keep: the latest of each list."""
-    # The events of a user by whether they are impressions, and whether they are after now.
-    found: dict[str, dict[tuple[bool, bool], list[StoredEvent]]] = {}
+    found: dict[str, dict[bool, set[StoredEvent]]] = {}
     for user_id, event in events:
-        if since <= event.time <= latest_time(now):
+        if event.time >= since:
             lists = found.setdefault(user_id, {})
-            part = event.kind == IMPRESSION, event.time > now
-            lists.setdefault(part, []).append(event)
+            lists.setdefault(event.kind == IMPRESSION, set()).add(event)
     latest = operator.attrgetter("time", "event_id")
     limits = (config.max_actions, config.max_impressions)
     return {
         user_id: [
             event
-            for part in sorted(lists)
-            for event in sorted(set(lists[part]), key=latest)[-limits[part[0]] :]
+            for is_impression, some in lists.items()
+            for event in sorted(some, key=latest)[-limits[is_impression] :]
         ]
         for user_id, lists in found.items()
     }

@@ -12,7 +12,6 @@ import numpy as np
 import prometheus_client.parser
 import pyarrow.parquet as pq
 import pytest
-import requirements
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, users
@@ -377,7 +376,6 @@ class _Gate:
         self.problem = None
         self.write_problem = None
         self.expiry_problem = None
-        self.settings_problem = None
         self.reads = 0
         self.expiries = 0
         self._used = asyncio.Condition()
@@ -406,9 +404,6 @@ class _Gate:
         if self.write_problem is not None:
             raise self.write_problem
         return await self._store.append(*arguments)
-
-    async def check_settings(self):
-        return self.settings_problem
 
     async def expire(self, *arguments):
         self.expiries += 1
@@ -474,35 +469,12 @@ def test_a_failure_of_the_store_is_noticed_without_requests_until_it_works(
             seen.append(problem())
             setattr(gate, operation, None)
             await gate.until(lambda: problem() is None)
-        gate.settings_problem = "The policy is allkeys-lru."
-        await gate.until(problem)
-        seen.append(orchestrator.describe_release(service)["user_store"]["problem"])
-        gate.settings_problem = None
-        await gate.until(lambda: problem() is None)
         return seen
 
     assert run(scenario, store=gate) == [
         "expiry_problem is injected",
         "problem is injected",
-        "The policy is allkeys-lru.",
     ]
-
-
-@pytest.mark.engines
-@requirements.NEEDS_VALKEY
-def test_a_time_to_live_that_the_server_has_lost_is_soon_set_again(run, valkey, monkeypatch):
-    monkeypatch.setattr(user_data, "_PROBE_SECONDS", 0.01)
-    gate = _Gate(users.open_store(valkey.url, PATIENT))
-    gate.check_settings = gate._store.check_settings
-    client = valkey.client()
-
-    async def scenario(service, data):
-        data.start_upkeep()
-        for _ in range(2):
-            await gate.until(lambda: client.get("tfrec:ttl_seconds") == b"7776000.0")
-            client.flushall()
-
-    run(scenario, store=gate)
 
 
 def test_a_write_that_fails_is_a_problem_until_one_succeeds_whatever_reads_do(run, tmp_path):
@@ -682,9 +654,9 @@ def test_impressions_are_written_without_waiting_for_more(run):
     async def scenario(service, data):
         await service.recommend(Request(user_id="u", k=4))
         await data.flush()
-        return await data._store.read(["u"], NOW + 1, True)
+        return await data._store.read("u", NOW + 1, True)
 
-    (user,) = run(scenario)
+    user = run(scenario)
     assert len(user.impressions) == 4
 
 
