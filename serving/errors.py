@@ -2,8 +2,7 @@
 
     ServingError
       BundleError           a release cannot be published or loaded
-      InvalidRequestError   a request is invalid
-      InvalidAdError        an ad for a live index is invalid
+      InvalidRequestError   a request, or an ad of an update, is invalid
       ImpressionLogError    the impression log cannot be written or joined
       UserStoreError        the user store failed
       OverloadedError       a request cannot be answered in time
@@ -39,18 +38,6 @@ class BundleNotFoundError(BundleError):
     """The bundle is not published: it has no manifest."""
 
 
-class ProbeMismatchError(BundleError):
-    """The bundle does not reproduce the results recorded at export."""
-
-
-class InvalidModelError(BundleError):
-    """A SavedModel does not meet the requirements of a release."""
-
-
-class AdIndexError(BundleError):
-    """The ad index cannot be built or opened."""
-
-
 class IndexUnavailableError(BundleError):
     """The server of the ad index does not answer, or not in time."""
 
@@ -60,13 +47,9 @@ class LiveIndexError(BundleError):
 
 
 class PublishError(BundleError):
-    """A release cannot be published, promoted or rolled back; the message says why."""
+    """A release cannot be published, promoted or rolled back, or the export gate refused it."""
 
     code = "publish_error"
-
-
-class ReleaseRefusedError(BundleError):
-    """The export gate refused a release; the message names the metrics and the remedy."""
 
 
 class ReleasesFileError(BundleError):
@@ -74,25 +57,7 @@ class ReleasesFileError(BundleError):
 
 
 class InvalidRequestError(ServingError):
-    """The request is invalid; the message names the field, the value and the expected value."""
-
-
-class SampleRequestError(InvalidRequestError):
-    """A sample request of a new release does not fit its schema.
-
-    Attributes:
-        number: Its number, from 0.
-        reason: The message without the number.
-    """
-
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(f"sample_requests[{number}]: {reason}")
-        self.number = number
-        self.reason = reason
-
-
-class InvalidAdError(ServingError):
-    """An ad for a live index is invalid; the message names the field and the expected value."""
+    """A request, or an ad of an update, is invalid; the message names what was expected."""
 
 
 class ImpressionLogError(ServingError):
@@ -108,13 +73,9 @@ class OverloadedError(ServingError):
 
 
 class RankerError(ServingError):
-    """The ranker returned no usable scores."""
+    """The ranker returned no usable scores, or no model server answers at the address."""
 
     code = "ranker_error"
-
-
-class RankerUnavailableError(RankerError):
-    """No model server answers at the address."""
 
 
 class RankerDeadlineError(RankerError):
@@ -156,7 +117,7 @@ class ClientTimeoutError(TfrecClientError):
 
 
 class ClientReplyError(TfrecClientError):
-    """The server at the address is not a tfrec service, or answered another request."""
+    """The response is not from a tfrec service, or belongs to a different request."""
 
     code = "reply"
 

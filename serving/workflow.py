@@ -107,7 +107,7 @@ class TrainedStages:
 
         Raises:
             ValueError: `report` is not an `EvaluationReport`.
-            ReleaseRefusedError: The gate refuses the release; nothing is published.
+            PublishError: The gate refuses the release; nothing is published.
         """
         if not isinstance(report, evaluation.EvaluationReport | None):
             raise ValueError(

@@ -72,7 +72,7 @@ def check(
     workdir: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
-    """Returns metrics and decision for the manifest, or raises `ReleaseRefusedError`."""
+    """Returns metrics and decision for the manifest, or raises `PublishError`."""
     figures: dict[str, Any] = {}
     shares: dict[str, Any] = {}
     if models.ranker is not None:
@@ -97,7 +97,7 @@ def check_copied_release(
         The decision, as `check` returns it for the manifest.
 
     Raises:
-        ReleaseRefusedError: The gate refuses it, and `force` is off.
+        PublishError: The gate refuses it, and `force` is off.
     """
     ids = releases.ad_ids(copied.base, copied.version)
     # Models of other frameworks have no such metrics.
@@ -222,7 +222,7 @@ def _decide(
             "of ads (--ads_path)"
         )
     if verdict.refusals and not force:
-        raise errors.ReleaseRefusedError(
+        raise errors.PublishError(
             f"Not published, release {version} stays: {'; '.join(verdict.refusals)}. More data, "
             "fewer epochs or other fields may help (tfrec inspect_dataset shows the log's "
             "fields); --force publishes the release anyway."

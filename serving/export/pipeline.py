@@ -307,7 +307,7 @@ class Pipeline:
             candidate_parts: See `export_release`; None: as in the last export, or the default.
 
         Raises:
-            ReleaseRefusedError: The gate refuses the release; nothing is published.
+            PublishError: The gate refuses the release; nothing is published.
             ValueError: The source of a text encoder has changed since the conversion.
         """
         base = self.path("bundle")

@@ -94,15 +94,15 @@ class BuiltIndex:
                 columns are shown.
 
         Raises:
-            AdIndexError: The numbers of ads differ, or `AD_ID` is missing or not unique.
+            BundleError: The numbers of ads differ, or `AD_ID` is missing or not unique.
         """
         sizes = (self.searcher.num_ads, len(ad_features), ads.num_rows)
         if len(set(sizes)) != 1:
-            raise errors.AdIndexError(
+            raise errors.BundleError(
                 f"Expected the same number of embeddings, features and ads, got {sizes}."
             )
         if AD_ID not in ads.column_names or pc.count_distinct(ads[AD_ID]).as_py() != sizes[0]:
-            raise errors.AdIndexError(
+            raise errors.BundleError(
                 f"Expected a column {AD_ID} with {sizes[0]} distinct values, got the columns "
                 f"{ads.column_names}."
             )
@@ -135,17 +135,17 @@ def build_index(
         ads: N ads with `AD_ID` and the raw fields, which Milvus filters by.
 
     Raises:
-        AdIndexError: There are no ads, an embedding is not finite, or queries have another length.
+        BundleError: There are no ads, an embedding is not finite, or queries have another length.
         IndexUnavailableError: Milvus does not answer.
         ValueError: The index of a factory string cannot be served.
     """
     config = config or kinds.IndexConfig()
     if embeddings.ndim != 2 or not embeddings.size:
-        raise errors.AdIndexError(
+        raise errors.BundleError(
             f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
         )
     if tuning_queries is not None and np.shape(tuning_queries)[1:] != embeddings.shape[1:]:
-        raise errors.AdIndexError(
+        raise errors.BundleError(
             f"Expected tuning queries of shape [Q, {embeddings.shape[1]}], got "
             f"{list(np.shape(tuning_queries))}."
         )
@@ -229,7 +229,7 @@ class AdIndex:
             num_threads: Threads of a search in process.
 
         Raises:
-            AdIndexError: A file cannot be read, the metric is not the inner product, or the files
+            BundleError: A file cannot be read, the metric is not the inner product, or the files
                 and the index have different numbers of ads.
             IndexUnavailableError: Milvus does not answer.
         """
@@ -243,11 +243,11 @@ class AdIndex:
             sampled = path / QUERIES_FILE
             sample_queries = np.load(sampled, mmap_mode="r") if sampled.is_file() else None
         except (RuntimeError, OSError, EOFError, ValueError) as error:
-            raise errors.AdIndexError(
+            raise errors.BundleError(
                 f"{path} cannot be opened: {error}. Export the bundle again."
             ) from error
         if index is not None and index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise errors.AdIndexError(
+            raise errors.BundleError(
                 f"{path / search.INDEX_FILE}: expected an inner-product index, got faiss metric "
                 f"{index.metric_type}. Export the bundle again."
             )
@@ -258,7 +258,7 @@ class AdIndex:
         )
         sizes = (searcher.num_ads, len(features), ads.num_rows)
         if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
-            raise errors.AdIndexError(
+            raise errors.BundleError(
                 f"{path}: expected the same number of ads in the index, {FEATURES_FILE} "
                 f"(int32 [N, F]) and {ADS_FILE}, got {sizes}, {features.dtype} "
                 f"{list(features.shape)}. Export the bundle again."

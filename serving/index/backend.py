@@ -101,7 +101,7 @@ def checked_queries(query_embeddings: np.ndarray, k: int) -> np.ndarray:
         raise ValueError(f"k: expected a positive integer, got {k!r}.")
     queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
     if not np.isfinite(queries).all():
-        raise errors.AdIndexError(
+        raise errors.BundleError(
             "Expected finite query embeddings, got NaN or infinity from the query tower. Train and "
             "export it again."
         )

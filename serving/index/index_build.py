@@ -179,7 +179,7 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
     """Appends embeddings [rows, D] float32 to the index.
 
     Raises:
-        AdIndexError: An embedding is not finite.
+        BundleError: An embedding is not finite.
     """
     check_finite(embeddings, index.ntotal)
     # A graph is deterministic only if a single thread builds it.
@@ -217,7 +217,7 @@ def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
         return
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
-        raise errors.AdIndexError(
+        raise errors.BundleError(
             f"The embedding of ad {first_row + int(bad[0])} is not finite. Train the tower again."
         )
 

@@ -128,7 +128,7 @@ class Searcher:
 
         Raises:
             ValueError: k is not positive.
-            AdIndexError: A query embedding is not finite.
+            BundleError: A query embedding is not finite.
         """
         queries, k = backend.checked_queries(query_embeddings, k), min(k, self.num_ads)
         if eligible is not None and eligible.count < self.num_ads:

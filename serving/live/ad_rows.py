@@ -43,7 +43,7 @@ class AdRows:
         ids = [ad_id for ad_id, _ in rows]
         if len(set(ids)) != len(ids):
             repeated = collections.Counter(ids).most_common(1)[0][0]
-            raise errors.InvalidAdError(
+            raise errors.InvalidRequestError(
                 f"ads: expected each ad once, got {repeated!r} twice. Send only its latest state."
             )
         values = [values for _, values in rows]
@@ -60,29 +60,26 @@ class AdRows:
 
     def _check_ad(self, place: str, ad: Any) -> tuple[str, dict[str, Any]]:
         if not isinstance(ad, Mapping) or set(ad) - {"ad_id", *_PARTS} or "ad_id" not in ad:
-            raise errors.InvalidAdError(
+            raise errors.InvalidRequestError(
                 f"{place}: expected an object with ad_id, fields and show, got "
                 f"{requests.shortened(ad)}."
             )
         if ad.get("show") and not self._show:
-            raise errors.InvalidAdError(
+            raise errors.InvalidRequestError(
                 f"{place}.show: the schema of the release names no columns to show. Leave it out, "
                 'or train with "show" in the schema.'
             )
         fields = _object(f"{place}.fields", ad.get("fields"), "field names")
         for name in fields:
             if name not in self._fields:
-                raise errors.InvalidAdError(self._unknown(place, name))
+                raise errors.InvalidRequestError(self._unknown(place, name))
         ad_id = check_ad_id(f"{place}.ad_id", ad["ad_id"])
         if self._id_field is not None and fields.get(self._id_field) is None:
             fields = {**fields, self._id_field: ad_id}
-        try:
-            return ad_id, {
-                name: requests.check_value(f"{place}.fields.{name}", self._fields[name], value)
-                for name, value in fields.items()
-            }
-        except errors.InvalidRequestError as error:
-            raise errors.InvalidAdError(str(error)) from error
+        return ad_id, {
+            name: requests.check_value(f"{place}.fields.{name}", self._fields[name], value)
+            for name, value in fields.items()
+        }
 
     def _shown(self, place: str, values: Any) -> str:
         """Returns the values to show of an ad as the JSON object of the catalog's table."""
@@ -90,7 +87,7 @@ class AdRows:
         for name in values:
             if name not in self._show:
                 hint = terminal.suggestion_for(str(name), self._show)
-                raise errors.InvalidAdError(
+                raise errors.InvalidRequestError(
                     f"{place}: unknown name {requests.shortened(name)}.{hint} The schema shows "
                     f"{', '.join(self._show)}."
                 )
@@ -98,7 +95,7 @@ class AdRows:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise errors.InvalidAdError(
+            raise errors.InvalidRequestError(
                 f"{place}: expected text without unpaired surrogates, got "
                 f"{requests.shortened(values)}."
             ) from error
@@ -120,7 +117,7 @@ def check_ad_id(place: str, ad_id: Any) -> str:
     except UnicodeEncodeError:
         is_id = False
     if not is_id:
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{place}: expected a string of 1 to {requests.MAX_AD_ID_BYTES} bytes, got "
             f"{requests.shortened(ad_id)}."
         )
@@ -132,7 +129,7 @@ def _object(place: str, values: Any, keys: str) -> Mapping[Any, Any]:
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{place}: expected an object of {keys} and values, got {requests.shortened(values)}."
         )
     return values

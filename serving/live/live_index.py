@@ -114,9 +114,9 @@ class LiveIndex:
             removed: Ids of ads to remove.
 
         Raises:
-            InvalidAdError: An ad or an id is invalid. Nothing is changed.
+            InvalidRequestError: An ad or an id is invalid. Nothing is changed.
             LiveIndexError: The journal cannot be read or written.
-            ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
+            BundleError: The ad tower does not reproduce the release's embeddings.
         """
         return self.apply(self.prepare(ads, removed))
 
@@ -130,7 +130,7 @@ class LiveIndex:
         )
         overlap = set(table[AD_ID].to_pylist()) & set(removed_ids)
         if overlap:
-            raise errors.InvalidAdError(
+            raise errors.InvalidRequestError(
                 f"removed: expected no ad that is also in ads, got {min(overlap)!r} in both. "
                 "Send it in one of them."
             )

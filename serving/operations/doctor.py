@@ -113,7 +113,7 @@ def check_model_server(address: str, release: releases.Bundle, timeout_seconds: 
 
     Raises:
         RankerError: The server cannot be reached, or returns no scores of this version.
-        ProbeMismatchError: The scores differ.
+        BundleError: The scores differ.
     """
     if not release.manifest.has_ranker:
         return f"not needed: release {release.version} has no ranker"

@@ -31,7 +31,7 @@ class LocalRanker:
             release: The loaded release.
 
         Raises:
-            RankerUnavailableError: The SavedModel cannot be loaded.
+            RankerError: The SavedModel cannot be loaded.
         """
         self.version = release.version
         self._outputs = list(release.manifest.outputs.values())
@@ -43,8 +43,8 @@ class LocalRanker:
                 release.ad_index.num_fields,
                 self._outputs,
             )
-        except errors.InvalidModelError as error:
-            raise errors.RankerUnavailableError(f"{path}: {error}") from error
+        except errors.BundleError as error:
+            raise errors.RankerError(f"{path}: {error}") from error
         self._executor = futures.ThreadPoolExecutor(
             os.cpu_count() or 1, thread_name_prefix="ranker"
         )

@@ -138,7 +138,7 @@ class RankerClient:
             Output -> [B, C] float32, finite.
 
         Raises:
-            RankerUnavailableError: No server can be reached, or none serves the version.
+            RankerError: No server can be reached, or none serves the version.
             RankerDeadlineError: The call timed out.
             RankerBusyError: No server had a free thread.
             RankerMismatchError: The reply comes from another version.
@@ -161,7 +161,7 @@ class RankerClient:
         return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
 
     async def close(self) -> None:
-        """Closes the channel; calls in flight and later ones raise `RankerUnavailableError`."""
+        """Closes the channel; calls in flight and later ones raise `RankerError`."""
         if self._loop is asyncio.get_running_loop():
             await self._channel.close()
 
@@ -204,10 +204,8 @@ class RankerClient:
         _encode(request.inputs["ad_features"], types_pb2.DT_INT32, ad_features)
         return request
 
-    def _unavailable(self, reason: object) -> errors.RankerUnavailableError:
-        return errors.RankerUnavailableError(
-            f"The ranker at {self.address} is not available: {reason}."
-        )
+    def _unavailable(self, reason: object) -> errors.RankerError:
+        return errors.RankerError(f"The ranker at {self.address} is not available: {reason}.")
 
     def _mapped(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> errors.RankerError:
         status = error.code()
@@ -221,7 +219,7 @@ class RankerClient:
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return self._unavailable(details)
         if status is grpc.StatusCode.NOT_FOUND:
-            return errors.RankerUnavailableError(
+            return errors.RankerError(
                 f"{server} does not serve {model_config.RANKER} version {self.version}: {details}."
             )
         is_too_large = any(words in details for words in _TOO_LARGE)

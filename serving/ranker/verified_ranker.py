@@ -126,14 +126,14 @@ class VerifiedRanker:
         """Returns the scores of a verified ranker; see `RankerClient.predict`.
 
         Raises:
-            RankerUnavailableError: The ranker failed repeatedly and is not called for a while.
+            RankerError: The ranker failed repeatedly and is not called for a while.
             RankerError: The call failed, or the ranker is not verified.
         """
         end = time.monotonic() + timeout_seconds
         if not self._is_verified:
             await self.verify(timeout_seconds)
         if not self._breaker.admit():
-            raise errors.RankerUnavailableError(
+            raise errors.RankerError(
                 f"{self._problem or 'The ranker has failed.'} It is called again shortly."
             )
         try:

@@ -23,12 +23,12 @@ _MAX_MISSING_ADS = 0.2
 def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
     """Returns ad ids and raw ad fields as an index stores them."""
     if not isinstance(ads, pa.Table):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"ads: expected a pyarrow.Table, got {type(ads).__name__}. Use "
             "pyarrow.Table.from_pandas(frame) or pyarrow.parquet.read_table(path)."
         )
     if not ads.num_rows:
-        raise errors.InvalidAdError("The table of ads has no rows; expected at least one ad.")
+        raise errors.InvalidRequestError("The table of ads has no rows; expected at least one ad.")
     is_stored = AD_ID in ads.column_names
     sources = {f.name: f.name if is_stored else f.source for f in schema.ad_fields}
     key = [AD_ID] if is_stored else list(schema.ad_key)
@@ -38,7 +38,7 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
             hint = terminal.suggestion_for(column, ads.column_names)
             is_rate = column in {field.source for field in schema.rates}
             role = "a rate, which comes from a log" if is_rate else "which the schema names"
-            raise errors.InvalidAdError(
+            raise errors.InvalidRequestError(
                 f"The table of ads has no column {column!r}, {role}.{hint} "
                 f"Columns: {', '.join(ads.column_names)}. Add the column, or correct the schema."
             )
@@ -98,14 +98,14 @@ def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
     lengths = pc.fill_null(pc.binary_length(ids), 0).to_numpy()
     bad = np.flatnonzero((lengths == 0) | (lengths > requests.MAX_AD_ID_BYTES))
     if len(bad):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{', '.join(names)}: expected an ad id of 1 to {requests.MAX_AD_ID_BYTES} bytes, got "
             f"{lengths[bad[0]]} bytes in row {bad[0]}. Remove the row, or give the ad an id."
         )
     if pc.count_distinct(ids).as_py() < len(ids):
         counted = ids.value_counts()
         twice = counted.filter(pc.greater(counted.field("counts"), 1))[0].as_py()
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{', '.join(names)}: expected each ad id once, got {twice['values']!r} "
             f"{twice['counts']} times. Keep only the latest row of each ad."
         )
@@ -146,24 +146,24 @@ def _vectors(field: Field, column: pa.Array) -> pa.Array:
                 numbers_of(text, field.separator) if text else None for text in column.to_pylist()
             ]
         except ValueError as error:
-            raise errors.InvalidAdError(f"{expected} {error}. Correct the text.") from error
+            raise errors.InvalidRequestError(f"{expected} {error}. Correct the text.") from error
         column = pa.array(rows, pa.list_(pa.float32()))
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), pa.list_(pa.float32(), field.length))
     if not (_is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{expected} the type {column.type}. Convert the column, or correct the schema."
         )
     lengths = pc.fill_null(pc.list_value_length(column), field.length).to_numpy()
     bad = np.flatnonzero(lengths != field.length)
     if len(bad):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{expected} {lengths[bad[0]]} in row {bad[0]}. Correct it, or leave it null."
         )
     try:
         flat = column.drop_null().flatten().cast(pa.float32(), safe=False)
     except pa.ArrowException as error:
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{expected} the type {column.type} ({error}). Convert the column, or correct the "
             "schema."
         ) from error
@@ -172,7 +172,7 @@ def _vectors(field: Field, column: pa.Array) -> pa.Array:
     values[present] = flat.to_numpy(zero_copy_only=False).reshape(-1, field.length)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{expected} NaN or infinity in row {bad[0]}. Correct it, or leave it null."
         )
     return pa.FixedSizeListArray.from_arrays(
@@ -188,7 +188,7 @@ def _strings(name: str, column: pa.Array, role: str) -> pa.Array:
     type_ = column.type
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
     if not (is_text or pa.types.is_integer(type_) or pa.types.is_null(type_)):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{name}: expected strings or integers for {role}, got the type {type_}. Convert the "
             "column, or correct the schema."
         )
@@ -199,7 +199,7 @@ def _numbers(name: str, column: pa.Array) -> pa.Array:
     type_ = column.type
     is_number = pa.types.is_integer(type_) or pa.types.is_floating(type_)
     if not (is_number or pa.types.is_decimal(type_) or pa.types.is_null(type_)):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{name}: expected numbers for a numeric field, got the type {type_}. Convert the "
             "column, or correct the schema."
         )
@@ -207,7 +207,7 @@ def _numbers(name: str, column: pa.Array) -> pa.Array:
     values = numbers.to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(np.abs(values) > _FLOAT32_MAX)
     if len(bad):
-        raise errors.InvalidAdError(
+        raise errors.InvalidRequestError(
             f"{name}: expected finite numbers in the range of float32, got {values[bad[0]]:g} in "
             f"row {bad[0]}. Correct it, or leave it null."
         )

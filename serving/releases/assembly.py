@@ -90,10 +90,9 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         inputs: The other inputs.
 
     Raises:
-        InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
-            values that cannot be served.
+        BundleError: A SavedModel does not fit the schema or the others, fails, or returns
+            values that cannot be served; or the index cannot be built.
         InvalidRequestError: There is no sample request, or one is invalid.
-        AdIndexError: The index cannot be built.
         ValueError: The index of a factory string cannot be served.
         IndexUnavailableError: Milvus does not answer.
     """
@@ -117,7 +116,7 @@ def _assemble(
     check_kind(inputs.index_config or IndexConfig(), queries.shape[1])
     embeddings, features = embedded_ads.embed(directory, ad_tower, inputs.ads)
     if queries.shape[1] != embeddings.shape[1]:
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"query_tower and ad_tower: expected embeddings of the same size, got "
             f"{queries.shape[1]} of queries and {embeddings.shape[1]} of ads. Use two towers "
             "that were trained together."
@@ -207,7 +206,7 @@ def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:
             break
         heads.append(head)
     if len(heads) < len(outputs) or not heads:
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"ranker: expected outputs such as click_probability, engagement_probability and "
             f"expected_revenue, got {sorted(outputs)}. Name each output LABEL_probability, or "
             "expected_LABEL for an amount."
@@ -245,7 +244,7 @@ def _checked_requests(
         try:
             checked.append(fields.merge({}, row))
         except errors.InvalidRequestError as error:
-            raise errors.SampleRequestError(number, str(error)) from error
+            raise errors.InvalidRequestError(f"sample_requests[{number}]: {error}") from error
     return checked
 
 
@@ -317,7 +316,7 @@ class _Scorer:
         kinds = {head.output: head.kind for head in self.heads}
         for output, values in scores.items():
             if values.shape != (1, len(candidates)) or values.dtype != np.float32:
-                raise errors.InvalidModelError(
+                raise errors.BundleError(
                     f"ranker: expected {output} as float32 [1, {len(candidates)}] for one request "
                     f"and {len(candidates)} ads, got {values.dtype} {list(values.shape)}. Return "
                     "scores [B, C] for ad_features [B, C, F]."
@@ -328,7 +327,7 @@ class _Scorer:
             if len(bad):
                 expected = "a finite number" if is_amount else "a probability in [0, 1]"
                 ad_id = self.ad_ids[int(candidates[bad[0]])].as_py()
-                raise errors.InvalidModelError(
+                raise errors.BundleError(
                     f"ranker: expected {expected} as {output}, got {values[0, bad[0]]:g} for the "
                     f"ad {ad_id!r} in {request}. Return the served value, such as the sigmoid of a "
                     "logit, and replace missing values in the model."
@@ -352,8 +351,8 @@ def _check_reproduces(
         if scorer is not None:
             scores = scorer.run(probes.query_columns(release), probes.candidate_rows(release))
             probes.check_scores(release, scores)
-    except (errors.ProbeMismatchError, errors.RankerMismatchError) as error:
-        raise errors.InvalidModelError(
+    except (errors.BundleError, errors.RankerMismatchError) as error:
+        raise errors.BundleError(
             "The models: expected the same outputs for a request in a batch and alone, got "
             "different ones, so no service could verify the release. Save them for inference: "
             f"without dropout, and without statistics over the batch. In detail: {error}"

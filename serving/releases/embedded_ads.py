@@ -57,7 +57,7 @@ def _embedded(ad_tower: models.AdTower, ads: pa.Table) -> tuple[np.ndarray, np.n
         lambda row: f"ad {ads[index.AD_ID][row].as_py()!r}",
     )
     if features.ndim != 2 or len(features) != ads.num_rows or not features.shape[1]:
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"ad_tower: expected ad_features [{ads.num_rows}, F], got {list(features.shape)}. "
             "Return one row of features for each ad."
         )
@@ -70,7 +70,7 @@ def running(model: models.QueryTower | models.AdTower | models.RankerModel) -> I
     try:
         yield
     except (tf.errors.OpError, saved_model.StatusError) as error:
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"{model.part}: expected outputs for every ad and request, got the error: "
             f"{error}. Make the model accept all values of its fields, and save it so that "
             "TensorFlow Serving can run it."
@@ -85,13 +85,13 @@ def check_embeddings(
 ) -> None:
     """Checks the embeddings of a tower."""
     if values.ndim != 2 or len(values) != num_rows or not values.shape[1]:
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"{model.part}: expected embeddings [{num_rows}, D] for {num_rows} rows, got "
             f"{list(values.shape)}. Return one vector for each row."
         )
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"{model.part}: expected finite embeddings, got NaN or infinity for "
             f"{name_of(int(bad[0]))} and {len(bad) - 1} more. A missing number is NaN, a missing "
             "string is empty: replace them in the model."

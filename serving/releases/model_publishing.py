@@ -60,11 +60,9 @@ def publish_models(
         The manifest of the release.
 
     Raises:
-        InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
-            values that cannot be served.
-        InvalidAdError: The table of ads does not fit the schema.
-        InvalidRequestError: A sample request does not fit the schema.
-        AdIndexError: The index cannot be built.
+        BundleError: A SavedModel does not fit the schema or the others, fails, or returns values
+            that cannot be served; or the index cannot be built.
+        InvalidRequestError: The table of ads, or a sample request, does not fit the schema.
         PublishError: The release cannot be written, or another publish is running.
         ValueError: `schema` is not a schema.
     """
@@ -106,7 +104,7 @@ def _warn_of_missing_ads(base: pathlib.Path, ids: pa.ChunkedArray) -> None:
 def _checked(part: str, path: _Path) -> pathlib.Path:
     """Checks that a directory is a SavedModel before it is copied."""
     if not isinstance(path, str | os.PathLike):
-        raise errors.InvalidModelError(
+        raise errors.BundleError(
             f"{part}: expected the directory of a SavedModel, got an object of the class "
             f"{type(path).__name__}. Save the model with tf.saved_model.save, and give the path."
         )
@@ -115,7 +113,7 @@ def _checked(part: str, path: _Path) -> pathlib.Path:
         return directory
     inside = sorted(path.parent.name for path in directory.glob("*/saved_model.pb"))
     hint = f" Did you mean {directory / inside[-1]}?" if inside else ""
-    raise errors.InvalidModelError(
+    raise errors.BundleError(
         f"{part}: expected the directory of a SavedModel, got {directory}, which has no "
         f"saved_model.pb.{hint} Save the model with tf.saved_model.save."
     )

@@ -76,7 +76,7 @@ class _Model:
         try:
             self._runner = saved_model.SessionRunner(os.fspath(path), self.threads)
         except saved_model.StatusError as error:
-            raise errors.InvalidModelError(
+            raise errors.BundleError(
                 f"{self.part}: expected a SavedModel, got: {error}. Save the model again with "
                 "tf.saved_model.save."
             ) from error
@@ -128,7 +128,7 @@ class _Model:
 
     def _refuse(self, reason: str) -> NoReturn:
         self.free()
-        raise errors.InvalidModelError(f"{self.part}: {reason}")
+        raise errors.BundleError(f"{self.part}: {reason}")
 
     def _run(self, columns: Mapping[str, Any], outputs: Sequence[str]) -> list[np.ndarray]:
         names = [self._outputs[output] for output in outputs]

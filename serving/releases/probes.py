@@ -119,7 +119,7 @@ def check_ad_tower(release: manifest.Manifest, tower: models.AdTower, index: AdI
     """Checks that the ad tower reproduces the embeddings and features of ads in the catalog.
 
     Raises:
-        ProbeMismatchError: An embedding or a feature differs.
+        BundleError: An embedding or a feature differs.
     """
     rows = np.array(release.probes["ads"]["rows"], dtype=np.int64)
     expected = np.array(release.probes["ads"]["embeddings"], dtype=np.float32)
@@ -190,8 +190,8 @@ def _check_candidates(release: manifest.Manifest, embeddings: np.ndarray, index:
             raise _mismatch(release, "ad_index", f"request {probe} lost {counts}")
 
 
-def _mismatch(release: manifest.Manifest, part: str, reason: str) -> errors.ProbeMismatchError:
-    return errors.ProbeMismatchError(
+def _mismatch(release: manifest.Manifest, part: str, reason: str) -> errors.BundleError:
+    return errors.BundleError(
         f"{part}/{release.version} does not reproduce the probes of "
         f"manifests/{release.version}.json: {reason}. Export the bundle again with the versions "
         "of TensorFlow and faiss that are installed here."

@@ -14,9 +14,9 @@ ranker       raw query fields and ad_features [B, C, F] -> [B, C] of each head, 
              ads are in retrieval order
 
 docs/howto/publish_models.md describes them. Takes seconds, or minutes with a million ads. Every ad
-is embedded, and the index is chosen by measuring kinds and parameters on --requests, unless --index
-sets the kind. If a model, an ad or a request is invalid, nothing is published. The release has no
-training data, so checks that need it are skipped.
+is embedded, and the search is tuned on --requests until it reaches the target recall. If a model,
+an ad or a request is invalid, nothing is published. The release has no training data, so checks
+that need it are skipped.
 """
 
 from __future__ import annotations
@@ -61,27 +61,23 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from serving import errors, releases
+    from serving import releases
     from tfrecords.schema import load_schema
 
     # Commands hide warnings of libraries; these are about the index and the models.
     logging.getLogger(releases.__name__).setLevel(logging.WARNING)
     schema = load_schema(FLAGS.schema_path)
-    path = pathlib.Path(FLAGS.requests)
-    try:
-        release = releases.publish_models(
-            FLAGS.bundle,
-            query_tower=FLAGS.query_tower,
-            ad_tower=FLAGS.ad_tower,
-            ranker=FLAGS.ranker,
-            ads=_read_ads(pathlib.Path(FLAGS.ads_path), schema),
-            schema=schema,
-            sample_requests=_read_requests(path),
-            index_config=shared_flags.index_config(),
-            wait_seconds=FLAGS.wait_seconds,
-        )
-    except errors.SampleRequestError as error:
-        raise ValueError(f"{_place(path, error.number)}: {error.reason}") from error
+    release = releases.publish_models(
+        FLAGS.bundle,
+        query_tower=FLAGS.query_tower,
+        ad_tower=FLAGS.ad_tower,
+        ranker=FLAGS.ranker,
+        ads=_read_ads(pathlib.Path(FLAGS.ads_path), schema),
+        schema=schema,
+        sample_requests=_read_requests(pathlib.Path(FLAGS.requests)),
+        index_config=shared_flags.index_config(),
+        wait_seconds=FLAGS.wait_seconds,
+    )
     if FLAGS.json:
         found = {"bundle": FLAGS.bundle, "version": release.version, "index": release.index}
         command_line.print_json({**found, "heads": release.present_heads})
@@ -114,8 +110,8 @@ def _read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
     from serving import requests
 
     found = []
-    for number, line in enumerate(command_line.read_lines(path)):
-        place = _place(path, number)
+    for number, line in enumerate(command_line.read_lines(path), 1):
+        place = f"{path}, request {number}"
         value = command_line.parse_json(line, place, "a JSON request")
         request = requests.parse(requests.Request, value, place)
         found.append({**(request.user or {}), **(request.context or {})})
@@ -125,8 +121,3 @@ def _read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
             f"them, got {path} without any. They tune the index and verify the release."
         )
     return found
-
-
-def _place(path: pathlib.Path, number: int) -> str:
-    """Returns where a request is, for messages."""
-    return f"{path}, request {number + 1}"

@@ -24,7 +24,7 @@ def connect(uri: str) -> Any:
     try:
         import pymilvus
     except ModuleNotFoundError as error:
-        raise errors.AdIndexError(
+        raise errors.BundleError(
             f"An index in Milvus needs {error.name}, which is not installed. Install the extra "
             "'milvus': pip install -c constraints.txt -e '.[milvus]'"
         ) from error

@@ -130,7 +130,7 @@ def _make_index(
     while True:
         state = client.describe_index(collection, "embedding")
         if state.get("state") == "Failed":
-            raise errors.AdIndexError(
+            raise errors.BundleError(
                 f"Milvus cannot build a {kind} index of {collection}: "
                 f"{state.get('index_state_fail_reason', state)}. Choose another --index."
             )

@@ -66,7 +66,7 @@ class MilvusIndex:
         self._lock = threading.Lock()
         with self._call("opened"):
             if not self._client.has_collection(self.collection, timeout=connection.CONNECT_SECONDS):
-                raise errors.AdIndexError(
+                raise errors.BundleError(
                     f"Milvus at {connection.address_of(self._uri)} has no collection "
                     f"{self.collection}, which the manifest names. Restore it, or export the "
                     "bundle again."

@@ -432,7 +432,7 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     target = tmp_path / "target"
     publish = ("release", f"--bundle={target}", "--action=publish", f"--source={base}")
     call(*publish, "--source_version=1")
-    with pytest.raises(bundle.errors.ReleaseRefusedError, match=r"click: .* rose from 0\.9000"):
+    with pytest.raises(bundle.errors.PublishError, match=r"click: .* rose from 0\.9000"):
         call(*publish, "--source_version=2")
     _, text = call(*publish, "--source_version=2", "--force")
     assert text.startswith("forced: click: the normalized entropy rose from 0.9000")

@@ -203,12 +203,12 @@ def strong(exported_base, tmp_path):
 @pytest.mark.trains
 def test_a_ranker_that_is_worse_is_refused_and_force_publishes_it(candidate, strong):
     worse = {"normalized_entropy": 1.002, "normalized_entropy_error": 0.01}
-    with pytest.raises(errors.ReleaseRefusedError, match=r"release 1 stays: click: .*1\.0020"):
+    with pytest.raises(errors.PublishError, match=r"release 1 stays: click: .*1\.0020"):
         candidate(strong, **worse)
     forced = candidate(strong, force=True)["gate"]
     assert forced["forced"]
     assert "1.0020" in forced["refusals"][0]
-    with pytest.raises(errors.ReleaseRefusedError, match="click: release 1 has this head"):
+    with pytest.raises(errors.PublishError, match="click: release 1 has this head"):
         candidate(strong, models=evaluation.Models(None))
 
 

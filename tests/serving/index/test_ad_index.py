@@ -109,46 +109,46 @@ def test_an_l2_index_is_refused(tmp_path):
     index = faiss.IndexFlatL2(32)
     index.add(index_fixtures.clustered(10))
     faiss.write_index(index, str(tmp_path / "index.faiss"))
-    with pytest.raises(errors.AdIndexError, match="expected an inner-product index"):
+    with pytest.raises(errors.BundleError, match="expected an inner-product index"):
         ad_index.AdIndex.open(tmp_path)
 
 
 def test_files_of_different_length_are_refused(tmp_path):
     small = built(10)
-    with pytest.raises(errors.AdIndexError, match=r"same number .* got \(10, 9, 10\)"):
+    with pytest.raises(errors.BundleError, match=r"same number .* got \(10, 9, 10\)"):
         index_fixtures.save(small, tmp_path, ad_features=serving_fixtures.ad_features(9))
     index_fixtures.save(small, tmp_path)
     np.save(tmp_path / "ad_features.npy", serving_fixtures.ad_features(9))
-    with pytest.raises(errors.AdIndexError, match=r"got \(10, 9, 10\)"):
+    with pytest.raises(errors.BundleError, match=r"got \(10, 9, 10\)"):
         ad_index.AdIndex.open(tmp_path)
 
 
 def test_a_duplicate_ad_id_is_refused(tmp_path):
     ads = pa.table({ad_index.AD_ID: ["a", "a", "b"]})
-    with pytest.raises(errors.AdIndexError, match="ad_id__ with 3 distinct values"):
+    with pytest.raises(errors.BundleError, match="ad_id__ with 3 distinct values"):
         index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path, ads=ads)
 
 
 def test_an_unreadable_index_is_named(tmp_path):
     index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path)
     (tmp_path / "index.faiss").write_bytes(b"no index")
-    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+    with pytest.raises(errors.BundleError, match="cannot be opened"):
         ad_index.AdIndex.open(tmp_path)
 
 
 def test_an_empty_features_file_is_named(tmp_path):
     index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path)
     (tmp_path / "ad_features.npy").write_bytes(b"")
-    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+    with pytest.raises(errors.BundleError, match="cannot be opened"):
         ad_index.AdIndex.open(tmp_path)
 
 
 def test_bad_embeddings_are_refused():
-    with pytest.raises(errors.AdIndexError, match="N ≥ 1"):
+    with pytest.raises(errors.BundleError, match="N ≥ 1"):
         ad_index.build_index(np.zeros((0, 4), np.float32))
     embeddings = index_fixtures.clustered(5)
     embeddings[3, 1] = np.nan
-    with pytest.raises(errors.AdIndexError, match="embedding of ad 3 is not finite"):
+    with pytest.raises(errors.BundleError, match="embedding of ad 3 is not finite"):
         ad_index.build_index(embeddings)
 
 
@@ -167,7 +167,7 @@ def test_k_must_be_positive():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_non_finite_query_is_refused(kind):
     searcher = built(3000, kind=kind).searcher
-    with pytest.raises(errors.AdIndexError, match="finite query embeddings"):
+    with pytest.raises(errors.BundleError, match="finite query embeddings"):
         searcher.search(np.full((1, 32), np.nan, np.float32), 5)
 
 
@@ -223,5 +223,5 @@ def test_a_truncated_index_file_is_refused(tmp_path):
     index_fixtures.save(built(3000, kind="IVFPQ"), tmp_path)
     path = tmp_path / "index.faiss"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+    with pytest.raises(errors.BundleError, match="cannot be opened"):
         ad_index.AdIndex.open(tmp_path)

@@ -224,7 +224,7 @@ def test_exact_search_compares_every_eligible_ad(opened):
 def test_an_invalid_search_is_refused(opened):
     with pytest.raises(ValueError, match="k: expected a positive integer, got 0"):
         opened.ads.search(queries(), 0)
-    with pytest.raises(errors.AdIndexError, match="finite query embeddings, got NaN"):
+    with pytest.raises(errors.BundleError, match="finite query embeddings, got NaN"):
         opened.ads.search(np.full((1, DIMENSION), np.nan), K)
 
 
@@ -245,7 +245,7 @@ def test_indexes_are_independent_and_dropping_one_leaves_the_other(backend, tmp_
     np.testing.assert_allclose(first, best, atol=1e-5)
     index.drop_index(old)
     index.drop_index(old)
-    with pytest.raises(errors.AdIndexError, match=f"no collection {old['milvus']['collection']}"):
+    with pytest.raises(errors.BundleError, match=f"no collection {old['milvus']['collection']}"):
         ad_index.milvus_index.MilvusIndex(old)
     assert both[1].search(queries()[:1], 50)[1].shape == (1, 50)
     index.drop_index(new)
@@ -332,5 +332,5 @@ def test_an_invalid_config_is_refused(options, message):
 def test_a_missing_pymilvus_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     config = index.IndexConfig(backend="milvus", milvus_uri="a.db")
-    with pytest.raises(errors.AdIndexError, match=r"needs pymilvus.*pip install .*\[milvus\]"):
+    with pytest.raises(errors.BundleError, match=r"needs pymilvus.*pip install .*\[milvus\]"):
         index.build_index(embeddings(), config, ads=ads())

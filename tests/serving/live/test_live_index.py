@@ -285,11 +285,13 @@ def test_k_ads_are_found_among_released_and_added_ads(release):
 )
 def test_a_bad_ad_is_refused_and_nothing_is_applied(release, ads, message):
     live = live_index.LiveIndex(release)
-    with pytest.raises(errors.InvalidAdError, match=message):
+    with pytest.raises(errors.InvalidRequestError, match=message):
         live.update(ads, ["ad-4"])
     assert live.view().num_added == live.view().num_removed == 0
     assert not (release.base / "live").exists()
-    with pytest.raises(errors.InvalidAdError, match=r"removed\[1\]: expected a string of 1 to"):
+    with pytest.raises(
+        errors.InvalidRequestError, match=r"removed\[1\]: expected a string of 1 to"
+    ):
         live.update([NEW], ["ad-4", None])
     assert live.view().num_ads == 300
 
@@ -425,7 +427,7 @@ def test_an_ad_tower_that_does_not_reproduce_the_catalog_is_refused(base):
     with manifest.writing(base, 1, manifest.encode(changed)):
         pass
     live = live_index.LiveIndex(bundle.load(base))
-    with pytest.raises(errors.ProbeMismatchError, match=r"ad_tower/1 does not reproduce .* differ"):
+    with pytest.raises(errors.BundleError, match=r"ad_tower/1 does not reproduce .* differ"):
         live.update([NEW])
     assert live.view().num_added == 0
     assert not (base / "live" / "1" / "journal").exists()

@@ -57,7 +57,7 @@ def test_a_client_that_outlives_its_loop_leaves_no_event_for_it(tiny_bundle, cap
     client = ranker.RankerClient(nobody, version=tiny_bundle.version, outputs=outputs)
 
     async def call():
-        with pytest.raises(errors.RankerUnavailableError):
+        with pytest.raises(errors.RankerError):
             await client.predict(columns, features, 0.2)
         await client.close()
 
@@ -218,7 +218,7 @@ def test_a_closed_client_is_an_error_of_the_ranker_and_opens_no_other_channel(ti
         await asyncio.to_thread(called.wait)
         await client.close()
         for late in (call, client.predict(*arguments)):
-            with pytest.raises(errors.RankerUnavailableError, match="channel is closed"):
+            with pytest.raises(errors.RankerError, match="channel is closed"):
                 await late
 
     with answering(hold) as address:

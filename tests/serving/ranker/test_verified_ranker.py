@@ -116,11 +116,11 @@ def test_a_ranker_that_fails_repeatedly_is_not_called_until_it_works(tiny_bundle
             await fail(errors.RankerReplyError("rejected"))
         assert not ranker.is_paused
         for _ in range(4):
-            await fail(errors.RankerUnavailableError("gone"))
+            await fail(errors.RankerError("gone"))
         assert ranker.is_paused
         num_calls = len(faulty.timeouts)
         faulty.error = None
-        with pytest.raises(errors.RankerUnavailableError, match="gone It is called again shortly"):
+        with pytest.raises(errors.RankerError, match="gone It is called again shortly"):
             await call(ranker, tiny_bundle)
         assert len(faulty.timeouts) == num_calls
         await ranker.verify()

@@ -242,14 +242,14 @@ def test_without_ad_features_the_ranker_reads_the_embedding(models, tmp_path):
 
 
 def test_a_directory_that_is_not_a_saved_model_is_refused(refused, models, tmp_path):
-    message = refused(errors.InvalidModelError, ranker=tmp_path / "nothing")
+    message = refused(errors.BundleError, ranker=tmp_path / "nothing")
     assert message.startswith("ranker: expected the directory of a SavedModel, got ")
     parent = models["ranker"].parent
-    assert f"Did you mean {parent / 'ranker'}?" in refused(errors.InvalidModelError, ranker=parent)
+    assert f"Did you mean {parent / 'ranker'}?" in refused(errors.BundleError, ranker=parent)
 
 
 def test_a_model_in_memory_is_refused(refused):
-    message = refused(errors.InvalidModelError, ranker=tf.keras.Sequential())
+    message = refused(errors.BundleError, ranker=tf.keras.Sequential())
     assert message.startswith("ranker: expected the directory of a SavedModel, got an object of")
 
 
@@ -262,14 +262,14 @@ def test_a_saved_model_with_another_signature_is_refused(refused, tmp_path):
     model = tf.Module()
     function = tf.function(lambda age: {"x": age}).get_concrete_function(age=tf.zeros(1))
     tf.saved_model.save(model, str(tmp_path / "tower"), signatures={"embed": function})
-    message = refused(errors.InvalidModelError, query_tower=tmp_path / "tower")
+    message = refused(errors.BundleError, query_tower=tmp_path / "tower")
     assert "with the signature serving_default, got one with" in message
 
 
 def test_a_damaged_saved_model_is_refused(refused, tmp_path):
     (tmp_path / "ranker").mkdir()
     (tmp_path / "ranker" / "saved_model.pb").write_bytes(b"\xff" * 20)
-    message = refused(errors.InvalidModelError, ranker=tmp_path / "ranker")
+    message = refused(errors.BundleError, ranker=tmp_path / "ranker")
     assert message.startswith("ranker: expected a SavedModel, got: ")
     assert "Cannot parse file" in message
 
@@ -282,9 +282,7 @@ def test_each_wrong_input_of_a_signature_is_named(refused, tmp_path):
         "hour": ([None], tf.float32),
     }
     tower = Function(specs, lambda inputs: {"query": tf.zeros([tf.size(inputs["age"]), 16])})
-    lines = refused(
-        errors.InvalidModelError, query_tower=save(tower, tmp_path / "tower")
-    ).splitlines()
+    lines = refused(errors.BundleError, query_tower=save(tower, tmp_path / "tower")).splitlines()
     assert lines[1:-1] == [
         "  input 'country': expected string (None,), got none.",
         "  input 'device': expected string (None,), got string (None, 1).",
@@ -340,7 +338,7 @@ def test_a_tower_for_the_weights_of_other_heads_is_used_with_its_default_weights
 
 def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
     tower = save_for_weights(tmp_path / "tower", 2, device=None, hour=([None], tf.float32))
-    said = refused(errors.InvalidModelError, query_tower=tower)
+    said = refused(errors.BundleError, query_tower=tower)
     assert "the signature for_weights does not fit the schema" in said
     assert "input 'device': expected string (None,), got none." in said
 
@@ -449,7 +447,7 @@ def test_a_second_signature_with_other_inputs_is_refused(refused, tmp_path):
 )
 def test_a_model_that_cannot_be_served_is_refused(refused, tmp_path, part, specs, serve, message):
     saved = save(Function(specs, serve), tmp_path / part)
-    message_found = refused(errors.InvalidModelError, **{part: saved})
+    message_found = refused(errors.BundleError, **{part: saved})
     assert re.search(message, message_found), message_found
 
 
@@ -477,7 +475,7 @@ def test_a_model_that_needs_a_field_is_refused_if_no_sample_request_lacks_it(
     saved = save(Function(specs, serve), tmp_path / part)
     sample_requests = [{"age": 40.0}, {"age": 50.0, "country": "CH"}]
     changes = {part: saved, "sample_requests": sample_requests}
-    assert message in refused(errors.InvalidModelError, **changes)
+    assert message in refused(errors.BundleError, **changes)
 
 
 def test_an_index_below_the_target_recall_is_warned_of(models, tmp_path, caplog):
@@ -534,7 +532,7 @@ def with_column(name, values):
     ],
 )
 def test_a_table_of_ads_that_does_not_fit_is_refused(refused, ads, message):
-    assert message in refused(errors.InvalidAdError, ads=ads)
+    assert message in refused(errors.InvalidRequestError, ads=ads)
 
 
 def test_lists_are_split_at_the_separator_and_integers_are_their_digits():
@@ -584,7 +582,7 @@ def test_vectors_of_other_values_than_numbers_are_refused(vectors):
     schema = Schema("shop", fields, ("sku",), None)
     ads = pa.table({"sku": [1], "v": pa.array(vectors)})
     message = r"^v: expected lists of 2 finite numbers, got the type list<.*Convert the column"
-    with pytest.raises(errors.InvalidAdError, match=message):
+    with pytest.raises(errors.InvalidRequestError, match=message):
         ads_table.checked_ads(ads, schema)
 
 

@@ -299,7 +299,7 @@ def test_a_live_ad_with_the_content_of_another_is_found_and_scored_like_it(servi
 
 def test_a_live_ad_with_another_vector_is_refused(service):
     message = r"ads\[0\]\.fields\.image: expected a list of 5 finite numbers or null, got 1 value"
-    with pytest.raises(errors.InvalidAdError, match=message):
+    with pytest.raises(errors.InvalidRequestError, match=message):
         service[1].update([{"ad_id": "new", "fields": {"image": [1.0]}}])
 
 
@@ -331,9 +331,11 @@ def test_ads_of_a_table_are_checked():
     for image in (["1|2|3|4|5"], ["[1, 2, 3, 4, 5]"], [[1, 2, 3, 4, 5]], [np.arange(1.0, 6.0)]):
         assert checked(image)["image"].to_pylist() == [[1, 2, 3, 4, 5]]
     assert checked([None])["image"].to_pylist() == [None]
-    with pytest.raises(errors.InvalidAdError, match=r"image: expected lists of 5 .*, got 2 in row"):
+    with pytest.raises(
+        errors.InvalidRequestError, match=r"image: expected lists of 5 .*, got 2 in row"
+    ):
         checked([[1.0, 2.0]])
-    with pytest.raises(errors.InvalidAdError, match=r"image: expected lists of 5 .*, got NaN"):
+    with pytest.raises(errors.InvalidRequestError, match=r"image: expected lists of 5 .*, got NaN"):
         checked([[1.0, 2.0, 3.0, 4.0, float("inf")]])
 
 
