@@ -42,7 +42,16 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
                 f"The table of ads has no column {column!r}, {role}.{hint} "
                 f"Columns: {', '.join(ads.column_names)}. Add the column, or correct the schema."
             )
-    columns = {f.name: _field(f, _array(ads[sources[f.name]])) for f in schema.ad_fields}
+    columns = {}
+    for field in schema.ad_fields:
+        column = _array(ads[sources[field.name]])
+        try:
+            columns[field.name] = _field(field, column)
+        except (pa.ArrowException, ValueError) as error:
+            raise errors.InvalidRequestError(
+                f"{field.name}: expected a column for a {field.kind} field, got the type "
+                f"{column.type} ({error}). Convert the column, or correct the schema."
+            ) from error
     if schema.show:
         columns[SHOWN] = (
             _array(ads[SHOWN])
@@ -89,7 +98,7 @@ def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
-    texts = [_strings(n, c, "an ad id") for n, c in zip(names, columns, strict=True)]
+    texts = [_strings(column) for column in columns]
     if len(texts) > 1:
         # Escaped as in the conversion of a log.
         for special in ("\\", "|"):
@@ -113,102 +122,46 @@ def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
 
 
 def _field(field: Field, column: pa.Array) -> pa.Array:
+    """Returns a column as an index stores it; raises an error of Arrow, or ValueError."""
     if field.kind == "dense":
         return _vectors(field, column)
     if field.kind == "numeric":
-        return _numbers(field.name, column)
+        # NaN is missing, as in a data frame. Text is not parsed.
+        if pc.any(pc.greater(pc.abs(column), _FLOAT32_MAX)).as_py():
+            raise ValueError("expected finite numbers in the range of float32")
+        return column.cast(pa.float64(), safe=False)
     if field.is_list:
         return _lists(field, column)
-    texts = _strings(field.name, column, f"a {field.kind} field")
+    texts = _strings(column)
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _strings(column: pa.Array) -> pa.Array:
+    """Returns strings; numbers that are not integers could be written in several ways."""
+    if pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
+        raise ValueError("expected strings or integers")
+    return column.cast(pa.string())
 
 
 def _lists(field: Field, column: pa.Array) -> pa.Array:
     """Returns lists of strings without empty and null items, which are missing in models, too."""
-    if not _is_list(column.type):
-        texts = _strings(field.name, column, "a list")
-        lists = [None if t is None else texts_of(t, field.separator) for t in texts.to_pylist()]
-        column = pa.array(lists, pa.list_(pa.string()))
-    values = _strings(field.name, column.values, "a list")
-    lists = column.cast(pa.list_(values.type))
-    if not pc.any(pc.fill_null(pc.equal(values, ""), True)).as_py():
-        return lists
-    rows = [None if items is None else list(filter(None, items)) for items in lists.to_pylist()]
-    return pa.array(rows, lists.type)
+    if pa.types.is_nested(column.type):
+        lists = column.cast(pa.list_(pa.string())).to_pylist()
+    else:
+        texts = _strings(column).to_pylist()
+        lists = [None if t is None else texts_of(t, field.separator) for t in texts]
+    rows = [None if items is None else list(filter(None, items)) for items in lists]
+    return pa.array(rows, pa.list_(pa.string()))
 
 
 def _vectors(field: Field, column: pa.Array) -> pa.Array:
-    assert field.length is not None
-    expected = f"{field.name}: expected lists of {field.length} finite numbers, got"
+    """Returns vectors of the field's length; null: missing."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        try:
-            rows = [
-                numbers_of(text, field.separator) if text else None for text in column.to_pylist()
-            ]
-        except ValueError as error:
-            raise errors.InvalidRequestError(f"{expected} {error}. Correct the text.") from error
-        column = pa.array(rows, pa.list_(pa.float32()))
-    if pa.types.is_null(column.type):
-        return pa.nulls(len(column), pa.list_(pa.float32(), field.length))
-    if not (_is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
-        raise errors.InvalidRequestError(
-            f"{expected} the type {column.type}. Convert the column, or correct the schema."
-        )
-    lengths = pc.fill_null(pc.list_value_length(column), field.length).to_numpy()
-    bad = np.flatnonzero(lengths != field.length)
-    if len(bad):
-        raise errors.InvalidRequestError(
-            f"{expected} {lengths[bad[0]]} in row {bad[0]}. Correct it, or leave it null."
-        )
-    try:
-        flat = column.drop_null().flatten().cast(pa.float32(), safe=False)
-    except pa.ArrowException as error:
-        raise errors.InvalidRequestError(
-            f"{expected} the type {column.type} ({error}). Convert the column, or correct the "
-            "schema."
-        ) from error
-    present = column.is_valid().to_numpy(zero_copy_only=False)
-    values = np.zeros((len(column), field.length), np.float32)
-    values[present] = flat.to_numpy(zero_copy_only=False).reshape(-1, field.length)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise errors.InvalidRequestError(
-            f"{expected} NaN or infinity in row {bad[0]}. Correct it, or leave it null."
-        )
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(values.reshape(-1)), field.length, mask=pa.array(~present)
-    )
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return pa.types.is_list(type_) or pa.types.is_large_list(type_)
-
-
-def _strings(name: str, column: pa.Array, role: str) -> pa.Array:
-    type_ = column.type
-    is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
-    if not (is_text or pa.types.is_integer(type_) or pa.types.is_null(type_)):
-        raise errors.InvalidRequestError(
-            f"{name}: expected strings or integers for {role}, got the type {type_}. Convert the "
-            "column, or correct the schema."
-        )
-    return column.cast(pa.string())
-
-
-def _numbers(name: str, column: pa.Array) -> pa.Array:
-    type_ = column.type
-    is_number = pa.types.is_integer(type_) or pa.types.is_floating(type_)
-    if not (is_number or pa.types.is_decimal(type_) or pa.types.is_null(type_)):
-        raise errors.InvalidRequestError(
-            f"{name}: expected numbers for a numeric field, got the type {type_}. Convert the "
-            "column, or correct the schema."
-        )
-    numbers = column.cast(pa.float64(), safe=False)
-    values = numbers.to_numpy(zero_copy_only=False)
-    bad = np.flatnonzero(np.abs(values) > _FLOAT32_MAX)
-    if len(bad):
-        raise errors.InvalidRequestError(
-            f"{name}: expected finite numbers in the range of float32, got {values[bad[0]]:g} in "
-            f"row {bad[0]}. Correct it, or leave it null."
-        )
-    return numbers
+        texts = column.to_pylist()
+        rows = [numbers_of(text, field.separator) if text else None for text in texts]
+        column = pa.array(rows, pa.list_(pa.float64()))
+    vectors = column.cast(pa.list_(pa.float32(), field.length))
+    numbers = vectors.drop_null().flatten()
+    if pc.any(pc.invert(pc.fill_null(pc.is_finite(numbers), False))).as_py():
+        raise ValueError("expected finite numbers")
+    return vectors

@@ -29,7 +29,9 @@ def test_the_user_store_is_in_the_environment_or_in_its_flag(settings, tmp_path,
     flag = f"sqlite:{tmp_path}/flag.db"
     assert settings(f"--user_store={flag}").user_store == flag
     monkeypatch.setenv("TFREC_USER_STORE", "users.db")
-    with pytest.raises(ValueError, match=r"Expected sqlite:PATH, a file, or redis://.*, got 'users\.db'"):
+    with pytest.raises(
+        ValueError, match=r"Expected sqlite:PATH, a file, or redis://.*, got 'users\.db'"
+    ):
         settings("--user_store=")
 
 

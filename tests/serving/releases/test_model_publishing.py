@@ -517,15 +517,15 @@ def with_column(name, values):
         ),
         (
             with_column("advertiser", pa.array(np.arange(NUM_ADS) / 2)),
-            "advertiser: expected strings or integers for a categorical field, got the type double",
+            "expected a column for a categorical field, got the type double (expected strings",
         ),
         (
             with_column("price", pa.array(["dear"] * NUM_ADS)),
-            "price: expected numbers for a numeric field, got the type string",
+            "price: expected a column for a numeric field, got the type string (",
         ),
         (
             with_column("price", pa.array([1.0, np.inf, *[1.0] * (NUM_ADS - 2)])),
-            "price: expected finite numbers in the range of float32, got inf in row 1",
+            "expected a column for a numeric field, got the type double (expected finite numbers",
         ),
         (ADS[:0], "has no rows; expected at least one ad"),
         (ADS.to_pandas(), "ads: expected a pyarrow.Table, got DataFrame. Use pyarrow.Table.from_"),
@@ -581,7 +581,7 @@ def test_vectors_of_other_values_than_numbers_are_refused(vectors):
     fields = (Field("country", "categorical", "query"), Field("v", "dense", "ad", length=2))
     schema = Schema("shop", fields, ("sku",), None)
     ads = pa.table({"sku": [1], "v": pa.array(vectors)})
-    message = r"^v: expected lists of 2 finite numbers, got the type list<.*Convert the column"
+    message = r"^v: expected a column for a dense field, got the type list<.*Convert the column"
     with pytest.raises(errors.InvalidRequestError, match=message):
         ads_table.checked_ads(ads, schema)
 
