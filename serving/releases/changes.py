@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving import errors, index, manifest
@@ -60,12 +60,19 @@ def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> Rele
         BundleError: The release is not published, or is damaged. The stable release is unchanged.
         PublishError: Another change is running, or `releases.json` cannot be written.
     """
-    with _locked_for_change(base, wait_seconds):
-        before = _pointer_to_replace(base)
+
+    def promoted(before: Pointer | None) -> Pointer:
         bundle.load(base, version).close()
-        after = Pointer(version) if before is None else _promoted(before, version)
-        write_pointer(base, after)
-    return ReleaseChange(before, after)
+        if before is None:
+            return Pointer(version)
+        earlier = [old for old in (before.stable, *before.previous) if old != version]
+        return dataclasses.replace(
+            _without_canary(before) if before.canary == version else before,
+            stable=version,
+            previous=tuple(dict.fromkeys(earlier)),
+        )
+
+    return _changed(base, promoted, wait_seconds, repairs=True)
 
 
 def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
@@ -83,26 +90,26 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
         PublishError: The previous release is the canary, another change is running, or
             `releases.json` cannot be written.
     """
-    with _locked_for_change(base, wait_seconds):
-        before = bundle.current_pointer(base)
+
+    def rolled_back(before: Pointer) -> Pointer:
         published = manifest.versions(base)
         earlier = _earlier(before, published)
-        if earlier and earlier[0] == before.canary:
-            raise errors.PublishError(
-                f"The release before {before.stable} is {earlier[0]}, which is the canary: a "
-                "rollback would give it all requests. To stop it, use --action=end_canary; to "
-                f"serve it, --action=promote --version={earlier[0]}."
-            )
         if not earlier:
             raise errors.BundleNotFoundError(
                 f"{base} has no release that was stable before {before.stable}. Published "
                 f"releases: {', '.join(map(str, published))}. Promote one of them with "
                 "--action=promote --version=N; --action=end_canary stops a canary."
             )
+        if earlier[0] == before.canary:
+            raise errors.PublishError(
+                f"The release before {before.stable} is {earlier[0]}, which is the canary: a "
+                "rollback would give it all requests. To stop it, use --action=end_canary; to "
+                f"serve it, --action=promote --version={earlier[0]}."
+            )
         bundle.load(base, earlier[0]).close()
-        after = Pointer(earlier[0], previous=tuple(earlier[1:]))
-        write_pointer(base, after)
-    return ReleaseChange(before, after)
+        return Pointer(earlier[0], previous=tuple(earlier[1:]))
+
+    return _changed(base, rolled_back, wait_seconds)
 
 
 def start_canary(
@@ -124,17 +131,17 @@ def start_canary(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}.")
-    with _locked_for_change(base, wait_seconds):
-        before = bundle.current_pointer(base)
+
+    def with_canary(before: Pointer) -> Pointer:
         if version == before.stable:
             raise errors.PublishError(
                 f"Release {version} is already stable; expected a different release as canary. "
                 "Promote the release that should be stable first."
             )
         bundle.load(base, version).close()
-        after = dataclasses.replace(before, canary=version, share=share)
-        write_pointer(base, after)
-    return ReleaseChange(before, after)
+        return dataclasses.replace(before, canary=version, share=share)
+
+    return _changed(base, with_canary, wait_seconds)
 
 
 def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
@@ -147,12 +154,7 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     Raises:
         PublishError: Another change is running, or `releases.json` cannot be written.
     """
-    with _locked_for_change(base, wait_seconds):
-        before = bundle.current_pointer(base)
-        after = _without_canary(before)
-        if before.canary is not None:
-            write_pointer(base, after)
-    return ReleaseChange(before, after)
+    return _changed(base, _without_canary, wait_seconds)
 
 
 def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedReleases:
@@ -249,21 +251,24 @@ def _locked_for_change(
     return files.locked(base / ".releases.lock", wait_seconds, lambda: refusal)
 
 
-def _pointer_to_replace(base: pathlib.Path) -> Pointer | None:
-    """Returns the current pointer; None if `releases.json` is invalid: a promotion repairs it."""
-    try:
-        return bundle.current_pointer(base)
-    except errors.ReleasesFileError:
-        return None
-
-
-def _promoted(before: Pointer, version: int) -> Pointer:
-    earlier = [before.stable, *before.previous]
-    return dataclasses.replace(
-        _without_canary(before) if before.canary == version else before,
-        stable=version,
-        previous=tuple(dict.fromkeys(old for old in earlier if old != version)),
-    )
+def _changed(
+    base: pathlib.Path,
+    change: Callable[[Any], Pointer],
+    wait_seconds: float,
+    repairs: bool = False,
+) -> ReleaseChange:
+    """Replaces the pointer; a change that `repairs` gets None for an invalid `releases.json`."""
+    with _locked_for_change(base, wait_seconds):
+        try:
+            before = bundle.current_pointer(base)
+        except errors.ReleasesFileError:
+            if not repairs:
+                raise
+            before = None
+        after = change(before)
+        if after != before or repairs:
+            write_pointer(base, after)
+    return ReleaseChange(before, after)
 
 
 def _earlier(pointer: Pointer, published: Sequence[int]) -> list[int]:

@@ -333,7 +333,7 @@ def test_ads_of_a_table_are_checked():
     assert checked([None])["image"].to_pylist() == [None]
     with pytest.raises(errors.InvalidRequestError, match=r"image: .* the expected size"):
         checked([[1.0, 2.0]])
-    with pytest.raises(errors.InvalidRequestError, match=r"image: .* expected finite numbers"):
+    with pytest.raises(errors.InvalidRequestError, match=r"image: .*expected finite numbers"):
         checked([[1.0, 2.0, 3.0, 4.0, float("inf")]])
 
 
