@@ -168,7 +168,7 @@ def train(
     steps = export.Pipeline(pathlib.Path(workdir), progress)
     with steps.locked():
         steps.use(data_set)
-        steps.say_what_to_expect(data_set)
+        steps.print_label_summary(data_set)
         steps.train_ranker(data_set, ranking_config, callbacks)
         steps.train_retrieval(data_set, retrieval_config, callbacks)
     return TrainedStages(steps, data_set)

@@ -1,4 +1,4 @@
-"""Reference pages of the site: the commands, and the rooms and doors of the packages.
+"""Reference pages of the site: the commands, and the public API of the packages.
 
 The page of a command has its docstring and a table of its flags.
 """
@@ -23,7 +23,7 @@ def entries(folder: str) -> list[dict[str, str]]:
     """Returns the entries of the navigation, title and page, of a folder of the reference."""
     if folder == "commands":
         return [{f"tfrec {name}": f"commands/{name}.md"} for name in entry.MODULES]
-    return [{name: f"reference/{name}.md"} for name in _faces(folder.removeprefix("reference/"))]
+    return [{name: f"reference/{name}.md"} for name in _modules(folder.removeprefix("reference/"))]
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -32,7 +32,7 @@ def pages() -> Iterator[tuple[str, str]]:
     context = multiprocessing.get_context("fork")
     with context.Pool(1, maxtasksperchild=1) as pool:
         yield from pool.imap(_command_page, entry.MODULES, chunksize=1)
-    for name in (name for package in _PACKAGES for name in _faces(package)):
+    for name in (name for package in _PACKAGES for name in _modules(package)):
         yield f"reference/{name}.md", f"# `{name}`\n\n::: {name}\n"
 
 
@@ -63,11 +63,11 @@ def _meaning(flag: flags.Flag) -> str:
     return html.escape(text, quote=False).replace("|", "\\|")
 
 
-def _faces(package: str) -> Iterator[str]:
-    """Yields the public modules: a package, if it exports names, its rooms and its doors."""
+def _modules(package: str) -> Iterator[str]:
+    """Yields the public modules: a package, if it exports names, its sub-packages and modules."""
     if "__all__" in (_ROOT / package / "__init__.py").read_text(encoding="utf-8"):
         yield package
     for path in sorted((_ROOT / package).iterdir()):
-        is_room = (path / "__init__.py").is_file()
-        if is_room or (path.suffix == ".py" and not path.stem.startswith("_")):
+        is_package = (path / "__init__.py").is_file()
+        if is_package or (path.suffix == ".py" and not path.stem.startswith("_")):
             yield f"{package}.{path.stem}"

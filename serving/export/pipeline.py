@@ -4,7 +4,7 @@
     WORKDIR/data/        the converted data set
     WORKDIR/data_card.html   its contents and problems
     WORKDIR/ranker/      the ranker
-    WORKDIR/retrieval/   the two-tower model, which the ranker teaches
+    WORKDIR/retrieval/   the two-tower model, distilled from the ranker
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
     WORKDIR/bundle/      release bundles, the base directory of the model server
 
@@ -219,7 +219,7 @@ class Pipeline:
         )
         return directory
 
-    def say_what_to_expect(self, data_set: reader.DataSet) -> None:
+    def print_label_summary(self, data_set: reader.DataSet) -> None:
         """Prints the number of positive rows of each label, and what to expect from them."""
         for line in step_lines.expectations(data_set):
             self._steps.print_wrapped(line)
@@ -447,7 +447,7 @@ class Pipeline:
         return self.workdir / "data_card.html"
 
     def _write_card(self, data_set: reader.DataSet) -> None:
-        """Writes the data card and prints its warnings, except warnings of `say_what_to_expect`."""
+        """Writes the data card and prints its warnings, except warnings of `print_label_summary`."""
         built = card.build_card(data_set)
         files.write(self._card_page, card.render_html(built))
         said = "".join(step_lines.expectations(data_set))

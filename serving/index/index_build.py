@@ -218,7 +218,7 @@ def check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise errors.BundleError(
-            f"The embedding of ad {first_row + int(bad[0])} is not finite. Train the tower again."
+            f"Ad row {first_row + int(bad[0])} has a non-finite embedding. Train the tower again."
         )
 
 

@@ -20,7 +20,7 @@ from serving.rules import (
     select_with_rules,
 )
 
-# Has no state that forked processes would share.
+# Reads the OS entropy pool, so forked workers do not draw the same sequence.
 _DRAWS = random.SystemRandom()
 
 

@@ -54,7 +54,7 @@ def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_im
 
 @pytest.fixture(scope="module")
 def imported(tiny_base):
-    """A process that imports tfrec and then every face; a fork of it that serves prints first."""
+    """A process that imports tfrec and then every sub-package; a fork of it that serves prints first."""
     return run(
         f"""
 import importlib, importlib.abc, os, pkgutil, sys
@@ -96,9 +96,9 @@ print(hasattr(tfrec, "no"), hasattr(tfrecords, "no"))
 print(tf.keras.Model.__module__.split(".")[0], tf.reduce_sum(tf.ones([2])).numpy())
 import serving
 for package in (tfrecords, tfrec, serving):
-    for face in pkgutil.iter_modules(package.__path__, f"{{package.__name__}}."):
-        if face.ispkg and face.name != "tfrec.tuning":
-            importlib.import_module(face.name)
+    for found in pkgutil.iter_modules(package.__path__, f"{{package.__name__}}."):
+        if found.ispkg and found.name != "tfrec.tuning":
+            importlib.import_module(found.name)
 print("all")
 """
     )

@@ -15,7 +15,7 @@ from serving.cli import entry
 
 pytestmark = pytest.mark.process
 PACKAGES = ("serving", "tfrec", "tfrecords")
-# Imports every face, and looks up every public name.
+# Imports every sub-package, and looks up every public name.
 IMPORT_FACES = """
 import importlib, pkgutil, sys
 names = list(sys.argv[1:])

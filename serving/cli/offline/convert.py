@@ -66,7 +66,7 @@ def main() -> None:
 
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     data_set = _convert_on_beam(steps) if FLAGS.runner else shared_flags.converted_data_set(steps)
-    steps.say_what_to_expect(data_set)
+    steps.print_label_summary(data_set)
     if FLAGS.json:
         command_line.print_json({"directory": data_set.directory, **data_set.description.to_json()})
 

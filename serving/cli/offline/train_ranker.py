@@ -29,7 +29,7 @@ def main() -> None:
     with shared_flags.pipeline(workdir, progress=not FLAGS.json) as steps:
         ranking.RANKERS.get(ranker_config.ranker)  # Fails before the data set is read.
         data_set = steps.data_set()
-        steps.say_what_to_expect(data_set)
+        steps.print_label_summary(data_set)
         directory = steps.train_ranker(data_set, ranker_config)
     if directory is None:
         ranking.check_trainable(data_set)  # Says why.
