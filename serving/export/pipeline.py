@@ -447,7 +447,7 @@ class Pipeline:
         return self.workdir / "data_card.html"
 
     def _write_card(self, data_set: reader.DataSet) -> None:
-        """Writes the data card and prints its warnings, except warnings of `print_label_summary`."""
+        """Writes the data card and prints its warnings, without those of the label summary."""
         built = card.build_card(data_set)
         files.write(self._card_page, card.render_html(built))
         said = "".join(step_lines.expectations(data_set))

@@ -54,7 +54,7 @@ def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_im
 
 @pytest.fixture(scope="module")
 def imported(tiny_base):
-    """A process that imports tfrec and then every sub-package; a fork of it that serves prints first."""
+    """A process that imports tfrec and then every sub-package; before, a fork of it prints."""
     return run(
         f"""
 import importlib, importlib.abc, os, pkgutil, sys
