@@ -14,13 +14,11 @@ Features, ids and fields to show are files of the bundle, by row.
 Shapes: B queries, N ads, D embedding size.
 """
 
-import collections
 import contextlib
-import hashlib
+import functools
 import itertools
 import math
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -46,7 +44,7 @@ NUM_PARTS = 64
 _MAX_SLICE_SHARE, _MAX_COMPARED = 0.06, 50_000
 # Milvus's code for a collection that is not in memory.
 _NOT_LOADED = 101
-_MAX_KEPT_COUNTS = 1024
+_MAX_KEPT_COUNTS = 64
 
 
 class MilvusIndex:
@@ -62,8 +60,8 @@ class MilvusIndex:
         # milvus-lite file would return all fields.
         self._returned = None if "://" in connection.address_of(self._uri) else ["row"]
         self._client = connection.connect(self._uri)
-        self._counts: collections.OrderedDict[bytes, int] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        # An expression can have 400 kB.
+        self._counted = functools.lru_cache(_MAX_KEPT_COUNTS)(self.count)
         with self._call("opened"):
             if not self._client.has_collection(self.collection, timeout=connection.CONNECT_SECONDS):
                 raise errors.BundleError(
@@ -124,19 +122,7 @@ class MilvusIndex:
 
     def _count_once(self, expression: str) -> int:
         """Returns `count`, cached: a collection does not change."""
-        if not expression:
-            return self.num_ads
-        # An expression can have 400 kB.
-        key = hashlib.blake2b(expression.encode(), digest_size=16).digest()
-        with self._lock:
-            known = self._counts.get(key)
-        if known is None:
-            known = self.count(expression)
-            with self._lock:
-                self._counts[key] = known
-                while len(self._counts) > _MAX_KEPT_COUNTS:
-                    self._counts.popitem(last=False)
-        return known
+        return self._counted(expression) if expression else self.num_ads
 
     def search(
         self,

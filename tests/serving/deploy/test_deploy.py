@@ -98,12 +98,6 @@ def test_both_places_start_the_model_server_in_the_same_way() -> None:
     assert commands["compose"] == commands["kubernetes"]
 
 
-@pytest.mark.parametrize("place", ["compose", "kubernetes"])
-def test_flags_of_the_model_server_have_values_after_an_equals_sign(place: str) -> None:
-    for argument in _commands()[place]:
-        assert re.fullmatch(r"--(\w+)=\S+", argument)
-
-
 def test_the_model_config_serves_all_published_versions(
     tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
 ) -> None:
@@ -210,29 +204,6 @@ def test_the_clients_address_is_the_model_servers() -> None:
         host, port = address.split("=")[1].removeprefix("dns:///").split(":")
         assert host in compose
         assert int(port) in ports
-
-
-def test_kustomization_lists_what_is_there() -> None:
-    kustomization = _yaml("kustomization.yaml")
-    assert {_DEPLOY / name for name in kustomization["resources"]} == set(_KUBERNETES)
-    maps = {item["name"]: item["files"] for item in kustomization["configMapGenerator"]}
-    for files in maps.values():
-        assert all((_DEPLOY / name).is_file() for name in files)
-    mounted = [
-        volume["configMap"]["name"]
-        for name in _WORKLOADS
-        for volume in _object("Deployment", name)["spec"]["template"]["spec"]["volumes"]
-        if "configMap" in volume
-    ]
-    assert mounted == list(maps) == ["tensorflow-serving"]
-    config_files = {
-        argument.split("/deploy/")[1]
-        for argument in _commands()["kubernetes"]
-        if "/deploy/" in argument
-    }
-    assert config_files <= set(maps["tensorflow-serving"])
-    images = {item["name"] for item in kustomization["images"]}
-    assert images == {item["image"] for item in _all_containers()}
 
 
 _VERSIONS = ("1.34", "1.37")
@@ -350,34 +321,6 @@ def test_pods_have_no_privileges_and_are_spread(name: str) -> None:
         assert constraint["labelSelector"]["matchLabels"] == {"app": name}
     enforced = _object("Namespace", "tfrec")["metadata"]["labels"]
     assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
-
-
-def test_services_of_compose_have_no_privileges() -> None:
-    for name, service in _yaml("compose.yaml")["services"].items():
-        assert not service["user"].startswith("0"), name
-        assert (service["read_only"], service["tmpfs"]) == (True, ["/tmp"]), name
-        assert service["cap_drop"] == ["ALL"], name
-        assert service["security_opt"] == ["no-new-privileges:true"], name
-
-
-def test_connections_that_no_policy_allows_are_refused() -> None:
-    policies = {
-        item["metadata"]["name"]: item["spec"]
-        for item in _objects()
-        if item["kind"] == "NetworkPolicy"
-    }
-    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for name in _WORKLOADS:
-        assert policies[name]["podSelector"] == {"matchLabels": {"app": name}}
-        ports = {item["name"] for item in _container(name)["ports"]}
-        for rule in policies[name]["ingress"]:
-            assert {item["port"] for item in rule["ports"]} <= ports
-    assert "egress" not in policies["tensorflow-serving"]
-    (from_orchestrators, _) = policies["tensorflow-serving"]["ingress"]
-    assert from_orchestrators["from"] == [{"podSelector": {"matchLabels": {"app": "orchestrator"}}}]
-    (to_servers, _) = policies["orchestrator"]["egress"]
-    assert to_servers["to"] == [{"podSelector": {"matchLabels": {"app": "tensorflow-serving"}}}]
-    assert to_servers["ports"] == [{"port": 8500}]
 
 
 def test_the_service_has_a_token_and_a_certificate() -> None:
@@ -517,54 +460,6 @@ def test_the_image_installs_the_pinned_packages_by_their_hashes() -> None:
     ]
 
 
-def test_kubernetes_objects_are_named_and_known() -> None:
-    versions = {
-        "Namespace": "v1",
-        "Service": "v1",
-        "Deployment": "apps/v1",
-        "PodDisruptionBudget": "policy/v1",
-        "HorizontalPodAutoscaler": "autoscaling/v2",
-        "NetworkPolicy": "networking.k8s.io/v1",
-    }
-    names = set()
-    for item in _objects():
-        assert set(item) <= {"apiVersion", "kind", "metadata", "spec"}
-        assert item["apiVersion"] == versions[item["kind"]]
-        names.add((item["kind"], item["metadata"]["name"]))
-    assert len(names) == len(_objects())
-
-
-@pytest.mark.parametrize("name", _WORKLOADS)
-def test_deployments_select_probe_limit_and_mount_what_they_have(name: str) -> None:
-    spec = _object("Deployment", name)["spec"]
-    labels = spec["template"]["metadata"]["labels"]
-    for selector in (
-        spec["selector"]["matchLabels"],
-        _object("Service", name)["spec"]["selector"],
-        _object("PodDisruptionBudget", name)["spec"]["selector"]["matchLabels"],
-    ):
-        assert selector == labels == {"app": name}
-    assert spec["strategy"]["type"] == "RollingUpdate"
-    pod, container = spec["template"]["spec"], _container(name)
-    ports = {item["name"]: item["containerPort"] for item in container["ports"]}
-    assert {item["targetPort"] for item in _object("Service", name)["spec"]["ports"]} == set(ports)
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        kind = next(iter({"grpc", "httpGet", "tcpSocket"} & set(container[probe])))
-        port = container[probe][kind]["port"]
-        # A gRPC probe takes only port numbers.
-        assert port in (ports.values() if kind == "grpc" else ports), probe
-    limits, requests = container["resources"]["limits"], container["resources"]["requests"]
-    assert {"memory"} <= set(limits)
-    assert {"memory", "cpu"} <= set(requests)
-    assert int(requests["memory"].removesuffix("Gi")) <= int(limits["memory"].removesuffix("Gi"))
-    volumes = {item["name"] for item in pod["volumes"]}
-    for item in [*pod.get("initContainers", []), *pod["containers"]]:
-        assert {mount["name"] for mount in item["volumeMounts"]} <= volumes
-        assert "memory" in item["resources"]["limits"]
-    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-    assert "preStop" in container["lifecycle"]
-
-
 def test_probes_request_what_the_servers_answer() -> None:
     container = _container("tensorflow-serving")
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
@@ -577,24 +472,6 @@ def test_probes_request_what_the_servers_answer() -> None:
     routes = (_ROOT / "serving" / "service" / "rest" / "app.py").read_text(encoding="utf-8")
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert f'"{container[probe]["httpGet"]["path"]}"' in routes
-
-
-def test_a_burst_of_requests_does_not_cost_a_pod() -> None:
-    # /healthz waits behind 1,024 requests in flight, for seconds on two cores; the default is one.
-    probe = _container("orchestrator")["livenessProbe"]
-    assert probe["timeoutSeconds"] >= 10
-    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
-
-
-def test_the_autoscaler_scales_the_orchestrator() -> None:
-    spec = _object("HorizontalPodAutoscaler", "orchestrator")["spec"]
-    target = spec["scaleTargetRef"]
-    assert _object(target["kind"], target["name"])["apiVersion"] == target["apiVersion"]
-    assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
-    # Otherwise, both would set the number of pods.
-    assert "replicas" not in _object("Deployment", "orchestrator")["spec"]
-    # The target is a share of the requested processors.
-    assert "cpu" in _container("orchestrator")["resources"]["requests"]
 
 
 def test_prometheus_reads_the_services_and_the_alert_rules() -> None:
