@@ -2,7 +2,7 @@
 
 An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
 "show": {"title": "Trail Shoe"}}, as in responses. Absent and null both mean a missing value;
-`ad_rates` fills in rates. If a field is the ad key, its missing value is the ad id.
+`LiveIndex` fills in rates. If a field is the ad key, its missing value is the ad id.
 
 Shapes: B ads.
 """

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving import errors, releases
-from serving.index import AD_ID, recall_of_rows
-from serving.live import ad_rates, ad_rows, journal, live_state, live_update, live_view
-from tfrecords.schema import NUM_CANDIDATES
+from serving.index import AD_ID, AdIndex, recall_of_rows
+from serving.live import ad_rows, journal, live_state, live_update, live_view
+from tfrecords.schema import AD, NUM_CANDIDATES
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class LiveIndex:
             manifest.schema.get("show", ()),
             manifest.ad_id_field,
         )
-        self._rates = ad_rates.AdRates(manifest.rates, release.ad_index)
+        self._rates = _AdRates(manifest.rates, release.ad_index)
         self._journal = journal.Journal(release.base, release.version, manifest.training_id)
         self._state = live_state.LiveState(release.ad_index)
         self._view = self._state.view()
@@ -263,3 +264,45 @@ class LiveIndex:
             except errors.LiveIndexError as error:
                 # The update itself is complete; a longer journal is only slower to read.
                 _logger.error("%s", error)
+
+
+class _AdRates:
+    """The released rates, which changed and added ads get by their values.
+
+    A rate is computed from a log, so an update of an ad does not include it: a new ad gets the rate
+    of its category.
+    """
+
+    def __init__(self, fields: Sequence[Mapping[str, Any]], released: AdIndex) -> None:
+        self._fields, self._released = fields, released
+        self._known_rates: dict[str, tuple[pa.Array, pa.Array]] = {}
+
+    def fill(self, ads: pa.Table) -> pa.Table:
+        """Fills in missing rates of ads [B]; null if the release has none."""
+        for field in self._fields:
+            name = field["name"]
+            known = (
+                self._rates_of_ads(name, ads)
+                if field["of"] == AD
+                else self._rates_of_values(field, ads)
+            )
+            filled = pc.coalesce(ads[name], known.cast(ads.schema.field(name).type))
+            ads = ads.set_column(ads.column_names.index(name), name, filled)
+        return ads
+
+    def _rates_of_ads(self, name: str, ads: pa.Table) -> pa.Array:
+        rows = self._released.find(ads[AD_ID].to_pylist())
+        known = self._released.column(np.maximum(rows, 0), name)
+        return pc.if_else(pa.array(rows >= 0), known, pa.scalar(None, known.type))
+
+    def _rates_of_values(self, field: Mapping[str, Any], ads: pa.Table) -> pa.Array:
+        name, of = field["name"], field["of"]
+        if name not in self._known_rates:
+            rows = np.arange(self._released.num_ads)
+            columns = [self._released.column(rows, column) for column in (of, name)]
+            found = pa.table(columns, names=["value", "rate"]).group_by("value")
+            table = found.aggregate([("rate", "max")])
+            values, rates = (table[column].combine_chunks() for column in ("value", "rate_max"))
+            self._known_rates[name] = (values, rates)
+        values, rates = self._known_rates[name]
+        return rates.take(pc.index_in(ads[of].combine_chunks(), value_set=values, skip_nulls=True))

@@ -3,14 +3,12 @@
 from serving.saved_model.session_runner import (
     IN_CALLER,
     SessionRunner,
+    StatusError,
     deadline_at,
     feeds_of,
-    session_config,
-)
-from serving.saved_model.status import (
-    StatusError,
     invalid_argument,
     not_found,
+    session_config,
     status_from_exception,
 )
 

@@ -6,6 +6,7 @@ with the same codes.
 
 import contextlib
 import contextvars
+import functools
 import logging
 import math
 import time
@@ -19,17 +20,49 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.framework import ops
 
-from serving.saved_model import status
-
 # TensorFlow adds the timeout to a clock of 64-bit nanoseconds.
 _MAX_TIMEOUT_MS = 365 * 86_400_000
 
 # For graphs of short sequential operations, which take less time than switching threads.
 IN_CALLER = -1
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# Python's session prepends this to the message of an operation.
+_PYTHON_PREFIX = "Graph execution error:\n\n"
 
 Arrays = dict[str, np.ndarray]
 
 _deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", default=math.inf)
+
+
+class StatusError(Exception):
+    """A request or a load that ends in a status other than OK.
+
+    Attributes:
+        code: gRPC status code.
+        message: Message without the code.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+
+# Each takes the message.
+invalid_argument = functools.partial(StatusError, grpc.StatusCode.INVALID_ARGUMENT)
+not_found = functools.partial(StatusError, grpc.StatusCode.NOT_FOUND)
+
+
+def status_from_exception(error: BaseException) -> StatusError:
+    """Maps any exception to a status."""
+    if isinstance(error, StatusError):
+        return error
+    if isinstance(error, tf.errors.OpError):
+        code = _GRPC_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN)
+        return StatusError(code, error.message.removeprefix(_PYTHON_PREFIX))
+    if isinstance(error, MemoryError):
+        return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Out of memory: {error}")
+    return StatusError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
@@ -92,7 +125,7 @@ class SessionRunner:
             self._session._extend_graph()
         except Exception as error:
             self._session.close()
-            raise status.status_from_exception(error) from error
+            raise status_from_exception(error) from error
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = dict(
             meta_graph.signature_def.items()
         )
@@ -123,7 +156,7 @@ class SessionRunner:
             values = self._session._call_tf_sessionrun(options, fed, fetched, [], None)
         except UnicodeDecodeError as error:
             # TensorFlow's binding cannot decode the message, and loses the error code.
-            raise status.invalid_argument(error.object.decode("utf-8", "replace")) from error
+            raise invalid_argument(error.object.decode("utf-8", "replace")) from error
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
@@ -146,7 +179,7 @@ class SessionRunner:
                 full = name if ":" in name else f"{name}:0"
                 tensor = self._session.graph.get_tensor_by_name(full)._as_tf_output()
             except (KeyError, ValueError) as error:
-                raise status.invalid_argument(f"The graph has no tensor {name}.") from error
+                raise invalid_argument(f"The graph has no tensor {name}.") from error
             self._tensors[name] = tensor
         return tensor
 
@@ -172,7 +205,7 @@ def _run_options(deadline: float) -> Any:
         return None
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise status.StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline has passed.")
+        raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline has passed.")
     options = config_pb2.RunOptions(timeout_in_ms=math.ceil(min(seconds * 1e3, _MAX_TIMEOUT_MS)))
     return pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
 

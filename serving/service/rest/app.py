@@ -27,15 +27,16 @@ from typing import Annotated, Any
 
 import fastapi
 import prometheus_client
+import pydantic
 from fastapi import responses
 
 from serving import errors, orchestrator
-from serving.config import DEFAULT_MAX_BODY_BYTES
+from serving.config import DEFAULT_MAX_BODY_BYTES, MAX_BATCH_SIZE
 from serving.impressions import FeedbackLog
 from serving.requests import Answer, ReleaseName, Request
 from serving.service import release_follower, release_router
 from serving.service.console import pages
-from serving.service.rest import entrance, request_deadline, rest_errors, schemas, user_routes
+from serving.service.rest import entrance, rest_errors, user_routes
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +45,39 @@ Errors are `{"error": {"code", "message"}}`. The header `x-deadline-ms` is the t
 has left, and `x-request-id` the id of a request whose body has none. Set `dry_run` in requests from
 this page: they are then not logged as shown to a user."""
 _Described = Annotated[ReleaseName, fastapi.Query(description="Release to describe.")]
+
+
+class BatchRequest(pydantic.BaseModel):
+    """Many requests."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    requests: list[Request] = pydantic.Field(max_length=MAX_BATCH_SIZE)
+
+
+class ErrorDetail(pydantic.BaseModel):
+    """Details of an error."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(pydantic.BaseModel):
+    """Any error."""
+
+    error: ErrorDetail
+
+
+class BatchAnswer(pydantic.BaseModel):
+    """The outcome of each request of a batch, in their order: an answer, or why there is none."""
+
+    responses: list[Answer | ErrorBody]
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request is refused."},
+    "5XX": {"model": ErrorBody, "description": "The service cannot answer at the moment."},
+}
 
 
 def create_app(
@@ -97,7 +131,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         description=_DESCRIPTION,
         version="1",
-        responses=schemas.ERRORS,
+        responses=_ERRORS,
         # `pages` has its own, which loads nothing from other hosts.
         docs_url=None,
         redoc_url=None,
@@ -136,7 +170,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
     @app.post("/v1/recommend", response_model=Answer)
     async def recommend(body: Request, http: fastapi.Request) -> responses.Response:
         """Returns the best ads for one request, best first."""
-        request = request_deadline.applied(body, http.headers, config.default_deadline_ms)
+        request = entrance.with_deadline(body, http.headers, config.default_deadline_ms)
         if request.request_id is None:
             request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
         answer = await router.recommend(request, http.scope[entrance.STARTED])
@@ -148,10 +182,8 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         notes["stage_ms"] = {stage: round(value, 3) for stage, value in answer.stage_ms.items()}
         return _json_text(answer.model_dump_json())
 
-    @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswer)
-    async def recommend_batch(
-        body: schemas.BatchRequest, http: fastapi.Request
-    ) -> responses.Response:
+    @app.post("/v1/recommend/batch", response_model=BatchAnswer)
+    async def recommend_batch(body: BatchRequest, http: fastapi.Request) -> responses.Response:
         """Returns the outcome of each request: its answer, or the error of this request."""
         num_ads = sum(router.stable.num_ads(request) for request in body.requests)
         if num_ads > config.max_ads_per_call:
@@ -163,7 +195,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         http.scope[entrance.NOTES]["requests"] = len(body.requests)
 
         async def answer(request: Request) -> str:
-            timed = request_deadline.applied(request, http.headers, config.batch_deadline_ms)
+            timed = entrance.with_deadline(request, http.headers, config.batch_deadline_ms)
             answered = await router.recommend(timed, http.scope[entrance.STARTED])
             return answered.model_dump_json()
 

@@ -19,8 +19,8 @@ import starlette.types
 from fastapi import responses
 from starlette import routing
 
-from serving import orchestrator, requests
-from serving.service.rest import request_deadline, rest_errors
+from serving import errors, orchestrator, requests
+from serving.service.rest import rest_errors
 
 # Time of arrival.
 STARTED = "tfrec.started"
@@ -30,6 +30,8 @@ NOTES = "tfrec.notes"
 # The pages contain no data; they ask the user for the token.
 OPEN_PATHS = frozenset({"/", "/console", "/docs", "/openapi.json", "/healthz", "/readyz"})
 _CONSOLE = "/console/"
+# The time that the caller has left when it sends the request, in milliseconds.
+_DEADLINE = "x-deadline-ms"
 
 access_log = logging.getLogger("tfrec.access")
 
@@ -114,7 +116,7 @@ class Entrance:
             return rest_errors.reply(413, "body_too_large", self._too_large)
         default_ms = self._deadlines_ms.get(scope["path"])
         if default_ms is not None and scope["method"] == "POST":
-            named_ms = request_deadline.parsed(headers.get(request_deadline.HEADER_BYTES))
+            named_ms = _parsed_deadline(headers.get(_DEADLINE.encode()))
             milliseconds = named_ms or default_ms
             overload = self._admission.refusal(requests.Deadline(milliseconds, scope[STARTED]))
             if overload is not None:
@@ -187,3 +189,30 @@ def _log(
         **notes,
     }
     access_log.info("%s", json.dumps(line), extra={"fields": line})
+
+
+def _parsed_deadline(text: str | bytes | None) -> float | None:
+    """Returns the milliseconds of a header's value, or None if it is not valid or absent."""
+    try:
+        number = float(text or 0)
+    except ValueError:
+        return None
+    # The comparison is false for NaN.
+    return number if 0 < number <= requests.MAX_DEADLINE_MS else None
+
+
+def with_deadline(
+    request: requests.Request, headers: Mapping[str, str], default_ms: float
+) -> requests.Request:
+    """Returns a request with the shortest of its own deadline, the header's and the default."""
+    text = headers.get(_DEADLINE)
+    header_ms = _parsed_deadline(text)
+    if header_ms is None and text is not None:
+        raise errors.InvalidRequestError(
+            f"header {_DEADLINE}: expected a number in (0, {requests.MAX_DEADLINE_MS:g}], got "
+            f"{text[:60]!r}."
+        )
+    deadline_ms = request.deadline_ms or default_ms
+    if header_ms is not None:
+        deadline_ms = min(deadline_ms, header_ms)
+    return request.model_copy(update={"deadline_ms": deadline_ms})
