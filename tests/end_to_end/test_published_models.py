@@ -80,8 +80,8 @@ def test_the_page_publishes_keras_models_by_command_and_in_python(call):
 def test_a_request_of_the_file_that_does_not_fit_is_named(call):
     path = pathlib.Path("requests.jsonl")
     path.write_text('{"user": {"age": 3}}\n\n{"context": {"contry": "CH"}}\n', encoding="utf-8")
-    message = r"^requests\.jsonl, request 2: context: unknown field 'contry'"
-    with pytest.raises(ValueError, match=message):
+    message = r"^sample_requests\[1\]: context: unknown field 'contry'"
+    with pytest.raises(errors.InvalidRequestError, match=message):
         call(shlex.split(PUBLISH)[1:])
 
 

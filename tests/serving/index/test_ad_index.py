@@ -148,7 +148,7 @@ def test_bad_embeddings_are_refused():
         ad_index.build_index(np.zeros((0, 4), np.float32))
     embeddings = index_fixtures.clustered(5)
     embeddings[3, 1] = np.nan
-    with pytest.raises(errors.BundleError, match="embedding of ad 3 is not finite"):
+    with pytest.raises(errors.BundleError, match="Ad row 3 has a non-finite embedding"):
         ad_index.build_index(embeddings)
 
 
