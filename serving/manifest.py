@@ -15,7 +15,6 @@ from typing import Any, Self
 from serving import errors
 from tfrecords import fields as field_lib
 from tfrecords import files
-from tfrecords.schema import KINDS, NUMERIC_LIST
 
 FORMAT_VERSION = 5
 # Kinds of heads, in addition to `probability_after_click`.
@@ -85,23 +84,6 @@ class Content:
     probes: dict[str, Any]
     parts: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if self.parts not in (PARTS, PARTS[:-1]):
-            raise ValueError(f"parts: expected {PARTS}, with or without ranker, got {self.parts}.")
-        if self.has_ranker != bool(self.outputs):
-            expected = "at least one trained head" if self.has_ranker else "no trained head"
-            raise ValueError(f"heads: expected {expected}, got {self.heads!r}.")
-        known = (*KINDS, NUMERIC_LIST)
-        for name in ("query_fields", "ad_fields"):
-            for field in getattr(self, name):
-                if not isinstance(field.get("name"), str) or field.get("kind") not in known:
-                    raise ValueError(f"{name}: expected a name and one of {known}: {field!r}.")
-                if field["kind"] == "dense" and not isinstance(field.get("length"), int):
-                    raise ValueError(f"{name}: expected the length of a vector: {field!r}.")
-        if not self.query_fields or not self.ad_fields:
-            raise ValueError("query_fields and ad_fields: expected at least one of each.")
-        self._check_probes()
-
     @property
     def has_ranker(self) -> bool:
         """Whether the release has a ranker; if not, ads are in retrieval order."""
@@ -111,23 +93,6 @@ class Content:
     def outputs(self) -> dict[str, str]:
         """Label -> ranker output of each trained head."""
         return {head.label: head.output for head in self.heads if head.trained}
-
-    def _check_probes(self) -> None:
-        probes, outputs = self.probes, set(self.outputs.values())
-        candidates = probes["candidates"]
-        shapes = {len(rows) for rows in candidates}
-        counts = {len(probes[name]) for name in ("requests", "query_embeddings", "candidates")}
-        if len(counts) != 1 or len(shapes) != 1 or 0 in counts | shapes:
-            raise ValueError("probes: expected as many embeddings and candidates as requests.")
-        if set(probes["scores"]) != outputs:
-            raise ValueError(
-                f"probes.scores: expected {sorted(outputs)}, got {sorted(probes['scores'])}."
-            )
-        for name, scores in probes["scores"].items():
-            if [len(row) for row in scores] != [len(rows) for rows in candidates]:
-                raise ValueError(f"probes.scores.{name}: expected one score for each candidate.")
-        if len(probes["ads"]["rows"]) != len(probes["ads"]["embeddings"]):
-            raise ValueError("probes.ads: expected one embedding for each row.")
 
 
 @dataclasses.dataclass(frozen=True)

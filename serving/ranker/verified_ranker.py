@@ -126,8 +126,8 @@ class VerifiedRanker:
         """Returns the scores of a verified ranker; see `RankerClient.predict`.
 
         Raises:
-            RankerError: The ranker failed repeatedly and is not called for a while.
-            RankerError: The call failed, or the ranker is not verified.
+            RankerError: The call failed, the ranker is not verified, or it failed repeatedly and
+                is not called for a while.
         """
         end = time.monotonic() + timeout_seconds
         if not self._is_verified:

@@ -101,8 +101,8 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
 
     Raises:
         ValueError: The version is not a whole number.
-        BundleError: The release is not published, is damaged, as for `verify`, or cannot be read.
-        BundleError: The query tower or the index does not reproduce the probes.
+        BundleError: The release is not published, is damaged, cannot be read, or does not reproduce
+            its probes.
         IndexUnavailableError: The index is in Milvus, which does not answer.
     """
     if not isinstance(version, int | None):

@@ -198,80 +198,58 @@ def check_value(
     if kind in ("categorical_list", NUMERIC_LIST):
         return _check_list(place, value, kind)
     if kind == "numeric":
-        return _check_number(place, value, "a finite number or null")
+        return _check_number(place, value)
     return _check_string(place, value)
 
 
 def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
     values = values.tolist() if isinstance(values, np.ndarray) else values
-    expected = f"expected a list of {length} finite numbers or null"
+    expected = f"a list of {length} finite numbers or null"
     if not isinstance(values, list | tuple):
-        raise errors.InvalidRequestError(
-            f"{place}: {expected}, got {shortened(values)}.{_remedy(values)}"
-        )
+        raise _wrong(place, expected, shortened(values))
     if len(values) != length:
-        raise errors.InvalidRequestError(
-            f"{place}: {expected}, got {terminal.format_count(len(values), 'value')}. Send a "
-            "vector from the encoder that made the vectors in the log."
-        )
+        raise _wrong(place, expected, f"{len(values)} values")
     for position, value in enumerate(values):
         if as_finite_float(value) is None:
-            raise errors.InvalidRequestError(
-                f"{place}[{position}]: {expected}, got {shortened(value)} in it."
-            )
+            raise _wrong(f"{place}[{position}]", expected, shortened(value))
     return np.array(values, np.float32)
 
 
 def _check_list(place: str, values: Any, kind: str) -> list[Any]:
-    elements, example = ("numbers", "[1, 2]") if kind == NUMERIC_LIST else ("strings", '["a", "b"]')
+    items = "numbers" if kind == NUMERIC_LIST else "strings"
     if not isinstance(values, list | tuple):
-        remedy = _remedy(values, f" Send a list, even for one value, such as {example}.")
-        raise errors.InvalidRequestError(
-            f"{place}: expected a list of {elements} or null, got {shortened(values)}.{remedy}"
-        )
+        raise _wrong(place, f"a list of {items} or null", shortened(values))
     if len(values) > MAX_LIST_VALUES:
-        raise errors.InvalidRequestError(
-            f"{place}: expected at most {MAX_LIST_VALUES} values, got {len(values)}. Send the "
-            "latest; the models use the last few."
-        )
+        raise _wrong(place, f"at most {MAX_LIST_VALUES} values, the latest", str(len(values)))
     if kind == NUMERIC_LIST:
         return [_check_number(f"{place}[{at}]", value) for at, value in enumerate(values)]
     return [
-        b"" if value is None else _check_string(f"{place}[{position}]", value)
-        for position, value in enumerate(values)
+        b"" if value is None else _check_string(f"{place}[{at}]", value)
+        for at, value in enumerate(values)
     ]
 
 
-def _check_number(place: str, value: Any, expected: str = "a finite number") -> float:
+def _check_number(place: str, value: Any) -> float:
     number = as_finite_float(value)
     if number is None:
-        raise errors.InvalidRequestError(
-            f"{place}: expected {expected}, got {shortened(value)}.{_remedy(value)}"
-        )
+        raise _wrong(place, "a finite number or null", shortened(value))
     return number
 
 
 def _check_string(place: str, value: Any) -> bytes:
-    value = as_field_text(value)
-    if not isinstance(value, str):
-        is_number = isinstance(value, float)
-        remedy = _remedy(value, " Send a number as the string in the log." if is_number else "")
-        raise errors.InvalidRequestError(
-            f"{place}: expected a string, an integer, a boolean or null, got {shortened(value)}."
-            f"{remedy}"
-        )
+    text = as_field_text(value)
+    if not isinstance(text, str):
+        raise _wrong(place, "a string, an integer, a boolean or null", shortened(value))
     try:
-        return value.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
-        raise errors.InvalidRequestError(
-            f"{place}: expected text without unpaired surrogates, got {shortened(value)}."
-        ) from error
+        raise _wrong(place, "text without unpaired surrogates", shortened(value)) from error
 
 
-def _remedy(value: Any, default: str = "") -> str:
-    """Returns how to correct a wrong value; data frames have NaN for a missing one."""
-    is_nan = isinstance(value, float) and math.isnan(value)
-    return " Send null (in Python, None) for a missing value." if is_nan else default
+def _wrong(place: str, expected: str, got: str) -> errors.InvalidRequestError:
+    # Data frames have NaN for a missing value.
+    remedy = " Send null (in Python, None) for a missing value." if got == "nan (float)" else ""
+    return errors.InvalidRequestError(f"{place}: expected {expected}, got {got}.{remedy}")
 
 
 def _padded(lists: Sequence[Sequence[Any]], padding: Any, dtype: Any) -> np.ndarray:

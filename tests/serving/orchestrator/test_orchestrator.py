@@ -157,12 +157,12 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"country": {"a": 1}}}, r"user\.country: expected a string.*\(dict"),
         (
             {"user": {"country": 1.5}},
-            r"user\.country: expected a string.*1\.5 \(float\)\. Send a number as",
+            r"user\.country: expected a string.*1\.5 \(float\)",
         ),
         ({"user": {"country": "\ud800"}}, r"user\.country: expected text without unpaired surro"),
         (
             {"user": {"history": "ad-3"}},
-            r"user\.history: expected a list of strings or null, got 'ad-3' \(str\)\. Send a list",
+            r"user\.history: expected a list of strings or null, got 'ad-3' \(str\)",
         ),
         ({"user": {"history": {"a": 1}}}, r"user\.history: expected a list of strings.*\(dict"),
         ({"user": {"history": 3}}, r"user\.history: expected a list of strings.*got 3 \(int"),
