@@ -117,16 +117,14 @@ def say(line: str, json_logs: bool) -> None:
         print(line, flush=True)
 
 
-def check_first_release(settings: ServiceSettings, num_processes: int) -> None:
+def check_first_release(settings: ServiceSettings) -> None:
     """Checks that the first release fits the settings, before it is loaded.
 
     Args:
         settings: Settings of each process.
-        num_processes: Number of processes.
 
     Raises:
         InvalidRequestError: The rules are not valid, or name fields that the release does not have.
-        ServerStartError: Several processes cannot open its index.
     """
     try:
         version = settings.version or releases.stable(settings.base)

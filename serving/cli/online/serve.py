@@ -117,7 +117,7 @@ def main() -> None:
                 "the port, or choose another --port, or a --host that this machine has."
             ) from error
         releases.current_pointer(base)
-        service.check_first_release(values, FLAGS.workers)
+        service.check_first_release(values)
         # With several workers, this process does not need a release.
         first = [service.load_stable_release(values)] if FLAGS.workers == 1 else []
         for release in first:

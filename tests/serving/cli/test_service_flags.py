@@ -80,10 +80,10 @@ def test_caps_beyond_what_the_user_store_keeps_are_refused_with_the_rules(
     store = f"--user_store=sqlite:{tmp_path}/users.db"
     refused = settings(store, '--rules={"frequency_caps": [{"max": 501}]}')
     with pytest.raises(errors.InvalidRequestError, match="max: expected at most 500"):
-        service.check_first_release(dataclasses.replace(refused, base=tiny_base), 1)
+        service.check_first_release(dataclasses.replace(refused, base=tiny_base))
 
 
 def test_rules_do_not_hide_why_a_release_cannot_be_loaded(settings, tmp_path):
     rules = '--rules={"caps": [{"field": "brand", "max": 1}]}'
-    service.check_first_release(settings(rules), 1)
+    service.check_first_release(settings(rules))
     assert not list(tmp_path.iterdir())
